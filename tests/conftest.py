@@ -1,0 +1,55 @@
+"""What the tests share: the real data, a small made-up data set, a command line that is watched."""
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import autoencoder as ae
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    return ae.read_data_sets(ROOT / "MNIST_data")
+
+
+def idx(array):
+    """The IDX file of an array of bytes, by the format's description."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+@pytest.fixture
+def small_dir(tmp_path):
+    """A folder of four small IDX files: 5,300 training images of 4 x 4 pixels and 100 test images."""
+    rs = np.random.RandomState(0)
+    for part, n in (("train", 5300), ("t10k", 100)):
+        images = rs.randint(0, 256, (n, 4, 4), np.uint8)
+        labels = rs.randint(0, 10, n).astype(np.uint8)
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    return tmp_path
+
+
+@pytest.fixture
+def small_hp():
+    return ae.HParams(X_n=16, enc_n=(8, 6), Z_n=3, dec_n=(6, 8), epoch_n=2)
+
+
+def shell(*arguments, cwd=ROOT):
+    """Runs `python autoencoder.py ...` as a process of its own."""
+    command = [sys.executable, str(ROOT / "autoencoder.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+def files(folder):
+    """Every file below a folder, with its content."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,112 @@
+"""`python autoencoder.py`, as its users run it."""
+
+import re
+
+import numpy as np
+import pytest
+
+import autoencoder as ae
+from conftest import ROOT, files, shell
+
+
+def pca_score(mnist, n):
+    """The score of PCA with n components, by the covariance matrix of the training images."""
+    X = mnist.train.images.astype(np.float64)
+    mean = X.mean(axis=0)
+    _, vectors = np.linalg.eigh((X - mean).T @ (X - mean))
+    basis = vectors[:, -n:]
+    test = mnist.test.images - mean
+    return 100 * ((test - test @ basis @ basis.T) ** 2).sum() / 2 / len(test)
+
+
+def score_of(stdout):
+    return float(re.search(r"^score: ([0-9.]+) .* of 20 latents", stdout, re.MULTILINE)[1])
+
+
+@pytest.mark.slow
+def test_the_main_job_has_the_tutorials_score_and_beats_pca(tmp_path, mnist):
+    run = shell("--logdir", tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "\repoch: 10, loss: " in run.stdout
+    assert 380 < score_of(run.stdout) < 640  # six runs of the tutorial's code gave 394 to 602
+    pca = pca_score(mnist, 20)
+    assert pca == pytest.approx(922.6, abs=0.1)
+    assert score_of(run.stdout) < pca * 2 / 3
+
+
+def test_the_main_job_in_short(tmp_path):
+    run = shell("train", "--epoch_n", 2, "--batch_size", 5500, "--enc_n", 50, 30, "--logdir", "run",
+                cwd=tmp_path)  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = run.stdout.replace("\r", "\n").splitlines()
+    assert lines[0].startswith("device: ")
+    assert re.fullmatch(r"epoch: 2, loss: [0-9.]+, validation loss: [0-9.]+", lines[-4])
+    assert score_of(run.stdout) > 0
+    assert lines[-2:] == [
+        "X | G: run/reconstruction.png",
+        "graph and losses: tensorboard --logdir run",
+    ]
+    assert (tmp_path / "run" / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
+    kinds = [path.name.split(".")[0] for path in sorted((tmp_path / "run").rglob("*.*"))]
+    assert sorted(kinds) == ["events", "events", "hparams", "reconstruction"]
+
+
+BAD = {
+    "--epoch_n x": "epoch_n must be a whole number of at least 1, not 'x'",
+    "--batch_size 0": "batch_size must be a whole number of at least 1, not 0",
+    "--Z_n -1": "Z_n must be a whole number of at least 1, not -1",
+    "--enc_n 500 -300": "enc_n must be whole numbers of at least 1, not [500, -300]",
+    "--enc_n": "argument --enc_n: expected at least one argument (see --help)",
+    "--learning_rate nan": "learning_rate must be a number above 0, not nan",
+    "--seed 1.5": "seed must be a whole number of at least 0, not 1.5",
+    "--epochs 3": "unrecognized arguments: --epochs 3 (see --help)",
+    "tarin": "unrecognized arguments: tarin (see --help)",
+    "--data_dir {file}": "data_dir {file} is not a folder",
+    "--batch_size 55001": "batch_size is 55001, but there are 55000 training images",
+    "--X_n 785": "X_n is 785, but the images have 784 pixels",
+    "--logdir {file}": "{file}/train is not a folder to write to: Not a directory",
+    "--logdir /proc/logs": "/proc/logs/train is not a folder to write to: No such file or directory",
+    "--learning_rate 1e30": "the loss is nan in epoch 1: try a learning_rate smaller than 1e+30",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_input_is_one_line_and_status_2(arguments, tmp_path, capfd):
+    (tmp_path / "file").write_text("mine")
+    argv = arguments.format(file=tmp_path / "file").split()
+    if "--logdir" not in argv:
+        argv += ["--logdir", str(tmp_path / "run")]
+    before = files(tmp_path)
+    assert ae.main(argv) == 2
+    expected = BAD[arguments].format(file=tmp_path / "file")
+    assert capfd.readouterr().err == f"autoencoder.py: error: {expected}\n"
+    assert files(tmp_path) == before
+
+
+def test_bad_input_in_a_process_of_its_own(tmp_path):
+    run = shell("--Z_n", "none", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == (
+        "autoencoder.py: error: Z_n must be a whole number of at least 1, not 'none'\n"
+    )
+
+
+def test_help_names_every_hyperparameter_and_its_default():
+    for arguments in (["--help"], ["train", "--help"]):
+        run = shell(*arguments)
+        assert (run.returncode, run.stderr) == (0, "")
+        for flag in ("--X_n", "--enc_n", "--Z_n", "--dec_n", "--epoch_n", "--batch_size",
+                     "--learning_rate", "--seed", "--data_dir", "--logdir"):  # fmt: skip
+            assert re.search(rf"{flag} .*", run.stdout)
+        for default in ("500 300", "0.001", "MNIST_data"):
+            assert f"(default: {default})" in re.sub(r"\s+", " ", run.stdout)
+
+
+def test_importing_does_nothing_but_define(tmp_path):
+    import subprocess
+    import sys
+
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.dont_write_bytecode = True; import autoencoder"
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert files(tmp_path) == {}

@@ -1,0 +1,204 @@
+"""Hyperparameters, session, training, evaluation, picture, and what is left in the log folder."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import autoencoder as ae
+from conftest import files
+
+tf = ae.tf
+
+
+def variables(g, sess):
+    with g.X.graph.as_default():
+        return sess.run(tf.global_variables())
+
+
+# ---- Hyperparameters ----
+
+
+def test_the_defaults_are_the_tutorials():
+    assert dataclasses.asdict(ae.HParams()) == {
+        "X_n": 784, "enc_n": (500, 300), "Z_n": 20, "dec_n": (300, 500),
+        "epoch_n": 10, "batch_size": 100, "learning_rate": 0.001, "seed": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("X_n", 0), ("enc_n", 500), ("enc_n", (500, 0)), ("enc_n", "500"), ("Z_n", -1),
+        ("dec_n", (3.5,)), ("epoch_n", "x"), ("epoch_n", 2.5), ("epoch_n", True),
+        ("batch_size", 0), ("batch_size", None), ("learning_rate", 0), ("learning_rate", "fast"),
+        ("learning_rate", float("nan")), ("learning_rate", float("inf")), ("seed", -1),
+    ],
+)  # fmt: skip
+def test_a_wrong_hyperparameter_is_named(name, value):
+    with pytest.raises(ae.AutoEncoderError, match=f"^{name} must be .*, not ") as error:
+        ae.HParams(**{name: value})
+    assert str(error.value).endswith(repr(value))
+
+
+def test_numpy_numbers_and_lists_will_do():
+    hp = ae.HParams(Z_n=np.int64(5), learning_rate=np.float32(0.5), enc_n=[7, np.int32(8)])
+    assert hp == ae.HParams(Z_n=5, learning_rate=0.5, enc_n=(7, 8))
+    assert json.loads(json.dumps(dataclasses.asdict(hp)))["enc_n"] == [7, 8]
+
+
+# ---- Session and training ----
+
+
+def test_the_session_says_which_device_computes(small_hp, capfd):
+    ae.start(ae.build(small_hp)).close()
+    out, err = capfd.readouterr()
+    assert out.startswith("device: ") and out.count("\n") == 1 and err == ""
+
+
+def test_every_image_once_an_epoch_and_in_another_order(small_hp):
+    class Recorder:
+        def __init__(self):
+            self.batches = []
+
+        def run(self, fetches, feed):
+            self.batches += feed.values()
+            return None, 0.0
+
+    images = np.arange(1050, dtype=np.float32)[:, None]  # the last minibatch is half a one
+    orders = []
+    for hp, epoch in ((small_hp, 1), (small_hp, 2), (small_hp, 1), (ae.HParams(seed=1), 1)):
+        recorder = Recorder()
+        ae.train_epoch(recorder, ae.build(small_hp), images, hp, epoch)
+        assert [len(batch) for batch in recorder.batches] == 10 * [100] + [50]
+        orders.append(np.concatenate(recorder.batches).ravel())
+        assert sorted(orders[-1]) == list(range(1050))
+    assert np.array_equal(orders[0], orders[2])
+    for a, b in ((0, 1), (0, 3), (1, 3)):
+        assert not np.array_equal(orders[a], orders[b])
+
+
+def test_same_seed_same_weights_other_seed_others(small_hp, small_dir):
+    data = ae.read_data_sets(small_dir)
+    results = []
+    for seed in (7, 7, 8):
+        hp = dataclasses.replace(small_hp, seed=seed)
+        g = ae.build(hp)
+        with ae.start(g) as sess:
+            ae.train(sess, g, data, hp)
+            results.append(variables(g, sess))
+    assert all(np.array_equal(a, b) for a, b in zip(results[0], results[1]))
+    assert not any(np.array_equal(a, b) for a, b in zip(results[0][:12], results[2][:12]))
+
+
+def test_progress_and_history(small_hp, small_dir, capsys):
+    data = ae.read_data_sets(small_dir)
+    g = ae.build(small_hp)
+    with ae.start(g) as sess:
+        history = ae.train(sess, g, data, small_hp)
+        last = ae.evaluate(sess, g, data.validation.images).score
+    assert [epoch.epoch for epoch in history] == [1, 2]
+    assert history[-1].validation_loss == last
+    printed = capsys.readouterr().out
+    for epoch in history:
+        line = f"\repoch: {epoch.epoch}, loss: {epoch.loss:.3f}"
+        assert f"{line}, validation loss: {epoch.validation_loss:.3f}\n" in printed
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"batch_size": 301}, "batch_size is 301, but there are 300 training images"),
+        ({"X_n": 25}, "X_n is 25, but the images have 16 pixels"),
+        ({"learning_rate": 1e30}, "the loss is nan in epoch 1: try a learning_rate smaller than"),
+    ],
+)
+def test_training_that_cannot_be_leaves_the_earlier_run(
+    small_hp, small_dir, tmp_path, change, words
+):
+    data, logdir = ae.read_data_sets(small_dir), tmp_path / "logs"
+    for hp in (small_hp, dataclasses.replace(small_hp, **change)):
+        g = ae.build(hp)
+        with ae.start(g) as sess:
+            if hp == small_hp:
+                ae.train(sess, g, data, hp, logdir)
+                before = files(logdir)
+            else:
+                with pytest.raises(ae.AutoEncoderError, match=words):
+                    ae.train(sess, g, data, hp, logdir)
+    assert files(logdir) == before
+
+
+# ---- Evaluation ----
+
+
+def test_evaluation_by_hand(small_hp):
+    g = ae.build(small_hp)
+    images = np.random.RandomState(0).rand(2345, 16).astype(np.float32)
+    with ae.start(g) as sess:
+        result = ae.evaluate(sess, g, images)
+        Z, G = sess.run([g.Z, g.G], {g.X: images})
+    squares = (G.astype(np.float64) - images) ** 2
+    assert result.score == pytest.approx(squares.sum() / 2 / 2345 * 100, rel=1e-6)
+    assert result.per_image == pytest.approx(squares.sum() / 2 / 2345, rel=1e-6)
+    assert result.per_pixel == pytest.approx(squares.mean(), rel=1e-6)
+    assert (result.live, result.Z_n) == (sum(1 for z in Z.T if any(z > 0)), 3)
+
+
+def test_the_score_is_the_tutorials_and_its_line(mnist):
+    """The tutorial prints sess.run(loss, feed_dict={X: test_X}) / batch_size."""
+    g = ae.build(ae.HParams())
+    with ae.start(g) as sess:
+        result = ae.evaluate(sess, g, mnist.test.images)
+        seed_score = sess.run(g.loss, feed_dict={g.X: mnist.test.images}) / 100
+    assert result.score == pytest.approx(seed_score, rel=1e-5)
+    line = ae.Evaluation(486.233, 4.86233, 0.012404, 12, 20)
+    assert str(line).startswith("score: 486.233 ") and "12 of 20 latents" in str(line)
+
+
+def test_the_picture_shows_the_images_it_is_given():
+    labels = np.array([1, 0, 1, 2, 0, 2])
+    X = np.random.RandomState(0).rand(6, 16)
+    G = X / 2
+    figure = ae.plot_reconstruction(X, G, labels)
+    shown = [np.asarray(axes.images[0].get_array()).ravel() for axes in figure.get_axes()]
+    expected = [X[0], G[0]] + [X[i] for i in (1, 0, 3)] + [G[i] for i in (1, 0, 3)]
+    np.testing.assert_array_equal(shown, expected)
+    assert [axes.get_title() for axes in figure.get_axes()[:2]] == ["X", "G"]
+
+
+# ---- Log folder ----
+
+
+def events(folder):
+    """(graph nodes, {tag: [(step, value)]}) of the event files in one folder."""
+    nodes, scalars = set(), {}
+    for path in folder.glob("events.out.tfevents.*"):
+        for event in tf.train.summary_iterator(str(path)):
+            if event.graph_def:
+                nodes |= {n.name for n in tf.GraphDef.FromString(event.graph_def).node}
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return nodes, scalars
+
+
+def test_tensorboard_gets_the_graph_and_two_curves_that_overlay(small_hp, small_dir, tmp_path):
+    data, logdir = ae.read_data_sets(small_dir), tmp_path / "logs"
+    own = logdir / "train" / "events.out.tfevents.mine"
+    own.parent.mkdir(parents=True)
+    for path in (own, logdir / "notes.txt"):
+        path.write_text("a file of the user's")
+    for _ in range(2):  # the second run replaces the files of the first
+        g = ae.build(small_hp)
+        with ae.start(g) as sess:
+            history = ae.train(sess, g, data, small_hp, logdir)
+    assert own.read_text() == (logdir / "notes.txt").read_text() == "a file of the user's"
+    own.unlink()
+    nodes, train = events(logdir / "train")
+    _, validation = events(logdir / "validation")
+    assert nodes == {op.name for op in g.X.graph.get_operations()}
+    assert train == {"loss": [(e.epoch, pytest.approx(e.loss)) for e in history]}
+    assert validation == {"loss": [(e.epoch, pytest.approx(e.validation_loss)) for e in history]}
+    kept = json.loads((logdir / "hparams.json").read_text())
+    assert ae.HParams(**kept) == small_hp
