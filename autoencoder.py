@@ -73,9 +73,13 @@ def without_start_up_noise():
                     os.write(2, line)
 
 
+if __name__ == "__main__" and sys.stderr.isatty():
+    print("loading TensorFlow ...", end="", file=sys.stderr, flush=True)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
 with without_start_up_noise():
     import tensorflow.compat.v1 as tf
+if __name__ == "__main__" and sys.stderr.isatty():
+    print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 HERE = Path(__file__).resolve().parent
 DATA_DIR = HERE / "MNIST_data"
@@ -89,8 +93,9 @@ class AutoEncoderError(Exception):
 # ---- Hyperparameters -----------------------------------------------------------------------------
 
 
-def _field(default, help, least=1):
-    return dataclasses.field(default=default, metadata={"help": help, "least": least})
+def _field(default, help, least=1, most=10**6):
+    metadata = {"help": help, "least": least, "most": most}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,29 +109,24 @@ class HParams:
     epoch_n: int = _field(10, "how often to go through all training images")
     batch_size: int = _field(100, "images in a minibatch")
     learning_rate: float = _field(0.001, "step size of Adam")
-    seed: int = _field(0, "same seed, same machine: same weights, bit for bit", least=0)
+    seed: int = _field(0, "same seed, same machine: same weights, bit for bit", 0, 2**31 - 1)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), field.metadata["least"]
-            if field.type is float:
-                right, what = _is_a(numbers.Real, value) and 0 < value < math.inf, "a number above 0"
-            elif field.type is int:
-                right, what = _is_a(numbers.Integral, value) and value >= least, "a whole number"
-            else:
-                right = isinstance(value, (list, tuple)) and all(
-                    _is_a(numbers.Integral, n) and n >= least for n in value
-                )
-                what = "whole numbers"
-            if not right:
-                what += f" of at least {least}" if field.type is not float else ""
-                raise AutoEncoderError(f"{field.name} must be {what}, not {value!r}")
-            plain = field.type(value) if field.type in (int, float) else tuple(map(int, value))
-            object.__setattr__(self, field.name, plain)
-
-
-def _is_a(kind, value):
-    return isinstance(value, kind) and not isinstance(value, bool)
+            value, limits = getattr(self, field.name), field.metadata
+            many, whole = isinstance(field.default, tuple), field.type is not float
+            values = value if many and isinstance(value, (list, tuple)) else [value]
+            for v in values:
+                if whole:
+                    right = isinstance(v, numbers.Integral) and limits["least"] <= v <= limits["most"]
+                    what = "a whole number from {least} to {most}".format(**limits)
+                else:
+                    right = isinstance(v, numbers.Real) and 0 < v < math.inf
+                    what = "a number above 0"
+                if not right or isinstance(v, bool):
+                    raise AutoEncoderError(f"{field.name} must be {what}, not {v!r}")
+            values = tuple(int(v) if whole else float(v) for v in values)
+            object.__setattr__(self, field.name, values if many else values[0])
 
 
 # ---- Input data ----------------------------------------------------------------------------------

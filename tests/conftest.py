@@ -47,7 +47,9 @@ def small_hp():
 def shell(*arguments, cwd=ROOT):
     """Runs `python autoencoder.py ...` as a process of its own."""
     command = [sys.executable, str(ROOT / "autoencoder.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    run = subprocess.run(command, cwd=cwd, capture_output=True, timeout=600)
+    run.stdout, run.stderr = run.stdout.decode(), run.stderr.decode()  # "\r" stays "\r"
+    return run
 
 
 def files(folder):

@@ -52,13 +52,14 @@ def test_the_main_job_in_short(tmp_path):
 
 
 BAD = {
-    "--epoch_n x": "epoch_n must be a whole number of at least 1, not 'x'",
-    "--batch_size 0": "batch_size must be a whole number of at least 1, not 0",
-    "--Z_n -1": "Z_n must be a whole number of at least 1, not -1",
-    "--enc_n 500 -300": "enc_n must be whole numbers of at least 1, not [500, -300]",
+    "--epoch_n x": "epoch_n must be a whole number from 1 to 1000000, not 'x'",
+    "--batch_size 0": "batch_size must be a whole number from 1 to 1000000, not 0",
+    "--Z_n -1": "Z_n must be a whole number from 1 to 1000000, not -1",
+    "--enc_n 500 -300": "enc_n must be a whole number from 1 to 1000000, not -300",
     "--enc_n": "argument --enc_n: expected at least one argument (see --help)",
     "--learning_rate nan": "learning_rate must be a number above 0, not nan",
-    "--seed 1.5": "seed must be a whole number of at least 0, not 1.5",
+    "--seed 1.5": "seed must be a whole number from 0 to 2147483647, not 1.5",
+    "--Z_n 99999999999": "Z_n must be a whole number from 1 to 1000000, not 99999999999",
     "--epochs 3": "unrecognized arguments: --epochs 3 (see --help)",
     "tarin": "unrecognized arguments: tarin (see --help)",
     "--data_dir {file}": "data_dir {file} is not a folder",
@@ -87,7 +88,7 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
     run = shell("--Z_n", "none", cwd=tmp_path)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == (
-        "autoencoder.py: error: Z_n must be a whole number of at least 1, not 'none'\n"
+        "autoencoder.py: error: Z_n must be a whole number from 1 to 1000000, not 'none'\n"
     )
 
 

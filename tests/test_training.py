@@ -30,7 +30,7 @@ def test_the_defaults_are_the_tutorials():
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("X_n", 0), ("enc_n", 500), ("enc_n", (500, 0)), ("enc_n", "500"), ("Z_n", -1),
+        ("X_n", 0), ("X_n", [784]), ("enc_n", (500, 0)), ("enc_n", "500"), ("Z_n", -1),
         ("dec_n", (3.5,)), ("epoch_n", "x"), ("epoch_n", 2.5), ("epoch_n", True),
         ("batch_size", 0), ("batch_size", None), ("learning_rate", 0), ("learning_rate", "fast"),
         ("learning_rate", float("nan")), ("learning_rate", float("inf")), ("seed", -1),
@@ -39,12 +39,13 @@ def test_the_defaults_are_the_tutorials():
 def test_a_wrong_hyperparameter_is_named(name, value):
     with pytest.raises(ae.AutoEncoderError, match=f"^{name} must be .*, not ") as error:
         ae.HParams(**{name: value})
-    assert str(error.value).endswith(repr(value))
+    wrong = value[-1] if isinstance(value, tuple) else value
+    assert str(error.value).endswith(f"not {wrong!r}")
 
 
 def test_numpy_numbers_and_lists_will_do():
-    hp = ae.HParams(Z_n=np.int64(5), learning_rate=np.float32(0.5), enc_n=[7, np.int32(8)])
-    assert hp == ae.HParams(Z_n=5, learning_rate=0.5, enc_n=(7, 8))
+    hp = ae.HParams(Z_n=np.int64(5), learning_rate=np.float32(0.5), enc_n=[7, np.int32(8)], dec_n=9)
+    assert hp == ae.HParams(Z_n=5, learning_rate=0.5, enc_n=(7, 8), dec_n=(9,))
     assert json.loads(json.dumps(dataclasses.asdict(hp)))["enc_n"] == [7, 8]
 
 
