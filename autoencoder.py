@@ -108,7 +108,7 @@ class HParams:
     dec_n: tuple[int, ...] = _field((300, 500), "outputs of each layer of the decoder")
     epoch_n: int = _field(10, "how often to go through all training images")
     batch_size: int = _field(100, "images in a minibatch")
-    learning_rate: float = _field(0.001, "step size of Adam")
+    learning_rate: float = _field(0.001, "step size of Adam", most=1e38)
     seed: int = _field(0, "same seed, same machine: same weights, bit for bit", 0, 2**31 - 1)
 
     def __post_init__(self):
@@ -118,11 +118,12 @@ class HParams:
             values = value if many and isinstance(value, (list, tuple)) else [value]
             for v in values:
                 if whole:
-                    right = isinstance(v, numbers.Integral) and limits["least"] <= v <= limits["most"]
+                    right = isinstance(v, numbers.Integral)
+                    right = right and limits["least"] <= v <= limits["most"]
                     what = "a whole number from {least} to {most}".format(**limits)
                 else:
-                    right = isinstance(v, numbers.Real) and 0 < v < math.inf
-                    what = "a number above 0"
+                    right = isinstance(v, numbers.Real) and 0 < v <= limits["most"]
+                    what = "a number above 0, at most {most:g}".format(**limits)
                 if not right or isinstance(v, bool):
                     raise AutoEncoderError(f"{field.name} must be {what}, not {v!r}")
             values = tuple(int(v) if whole else float(v) for v in values)
@@ -200,7 +201,7 @@ def read_idx(path, dimensions):
 
     AutoEncoderError when it is truncated, corrupt, empty or of another kind.
     """
-    content = _unpacked(path)
+    content = _unpacked(Path(path))
     magic = bytes([0, 0, 8, dimensions])
     if content[:4] != magic:
         raise AutoEncoderError(
@@ -304,6 +305,7 @@ def write_whole(path, content):
 
 
 class Graph(NamedTuple):
+    hp: HParams
     X: tf.Tensor  # (batch, X_n): feed images
     Z: tf.Tensor  # (batch, Z_n): feed it to decode, fetch it to encode
     G: tf.Tensor  # (batch, X_n)
@@ -371,7 +373,7 @@ def build(hp):
         G = decode(Z, hp)
         loss = l2_loss(G, X)
         opt = training(loss, hp)
-        return Graph(X, Z, G, loss, opt, tf.global_variables_initializer())
+        return Graph(hp, X, Z, G, loss, opt, tf.global_variables_initializer())
 
 
 # ---- Session -------------------------------------------------------------------------------------
@@ -406,16 +408,15 @@ class Epoch(NamedTuple):
     seconds: float
 
 
-def train(sess, g, data, hp, logdir=None):
-    """Trains for hp.epoch_n epochs of shuffled minibatches; answers an Epoch for each.
+def train(sess, g, data, logdir=None):
+    """Trains for epoch_n epochs of shuffled minibatches; answers an Epoch for each.
 
     data: DataSets, of which `.train` is learnt and `.validation` only watched. With a `logdir`, the
     graph and both losses are written there for TensorBoard. AutoEncoderError when batch_size or X_n
     do not fit the data, or the loss is no longer a number; an earlier run's files are then kept.
     """
-    n, X_n = data.train.images.shape
-    if hp.X_n != X_n:
-        raise AutoEncoderError(f"X_n is {hp.X_n}, but the images have {X_n} pixels")
+    hp, n = g.hp, len(data.train.images)
+    _check(data.train.images, hp)
     if hp.batch_size > n:
         raise AutoEncoderError(f"batch_size is {hp.batch_size}, but there are {n} training images")
     history = []
@@ -423,7 +424,7 @@ def train(sess, g, data, hp, logdir=None):
         for epoch in range(1, hp.epoch_n + 1):
             begin = time.perf_counter()
             try:
-                loss = train_epoch(sess, g, data.train.images, hp, epoch)
+                loss = train_epoch(sess, g, data.train.images, epoch)
                 validation_loss = evaluate(sess, g, data.validation.images).score
                 print(f", validation loss: {_finite(validation_loss, hp, epoch):.3f}", end="")
             finally:
@@ -435,19 +436,27 @@ def train(sess, g, data, hp, logdir=None):
     return history
 
 
-def train_epoch(sess, g, images, hp, epoch):
+def train_epoch(sess, g, images, epoch):
     """Trains once on each of the images (n, X_n), in this epoch's order; answers the mean loss."""
+    hp, total, shown = g.hp, 0.0, 0.0
     order = np.random.default_rng([hp.seed, epoch]).permutation(len(images))
-    total, shown = 0.0, 0.0
+    live = sys.stdout.isatty() or "ipykernel" in sys.modules  # a file gets a line an epoch
     for start in range(0, len(images), hp.batch_size):
         batch = images[order[start : start + hp.batch_size]]
         _, loss = sess.run([g.opt, g.loss], {g.X: batch})
         total += _finite(float(loss), hp, epoch)
         seen = start + len(batch)
-        if seen == len(images) or time.perf_counter() - shown > 0.2:
+        if seen == len(images) or live and time.perf_counter() - shown > 0.2:
             print("\repoch: %d, loss: %.3f" % (epoch, 100 * total / seen), end="", flush=True)
             shown = time.perf_counter()
     return 100 * total / len(images)
+
+
+def _check(images, hp):
+    if not (images.ndim == 2 and len(images) and images.dtype.kind == "f"):
+        raise AutoEncoderError(f"images must be floats, (n, X_n), not {images.dtype} {images.shape}")
+    if images.shape[1] != hp.X_n:
+        raise AutoEncoderError(f"X_n is {hp.X_n}, but the images have {images.shape[1]} pixels")
 
 
 def _finite(loss, hp, epoch):
@@ -465,7 +474,7 @@ def event_files(logdir, g):
 
     Both losses have the tag `loss`, in the runs `train` and `validation` of the folder `logdir`, so
     that their curves overlay. A run that is complete deletes the event files of an earlier one; a
-    run that fails deletes its own.
+    run that fails deletes its own, and so does one that is interrupted if they hide an earlier one.
     """
     if logdir is None:
         yield lambda epoch: None
@@ -489,12 +498,12 @@ def event_files(logdir, g):
             writer.add_summary(tf.Summary(value=[value]), epoch.epoch)
             writer.flush()
 
-    obsolete = []  # when it is interrupted, both runs' files stay
+    obsolete = earlier
     try:
         yield write
-        obsolete = earlier
-    except Exception:
-        obsolete = written(by=this_run)
+    except BaseException as e:
+        keep = isinstance(e, KeyboardInterrupt) and not earlier
+        obsolete = [] if keep else written(by=this_run)
         raise
     finally:
         for writer in writers:
@@ -531,7 +540,8 @@ class Evaluation(NamedTuple):
 
 def evaluate(sess, g, images):
     """Measures how well the network restores images (n, X_n), a thousand at a time."""
-    total, live = 0.0, np.zeros(g.Z.shape[1], bool)
+    _check(images, g.hp)
+    total, live = 0.0, np.zeros(g.hp.Z_n, bool)
     for start in range(0, len(images), 1000):
         loss, Z = sess.run([g.loss, g.Z], {g.X: images[start : start + 1000]})
         total += float(loss)
@@ -541,25 +551,53 @@ def evaluate(sess, g, images):
     return Evaluation(100 * per_image, per_image, per_pixel, int(live.sum()), len(live))
 
 
+def pca(X, n):
+    """Principal components of the rows of X (m, k), exact, by the covariance matrix.
+
+    -> mean (k,), components (k, n), the strongest first; codes are (X - mean) @ components.
+    """
+    X = X.astype(np.float64)
+    mean = X.mean(axis=0)
+    _, vectors = np.linalg.eigh((X - mean).T @ (X - mean))
+    return mean, vectors[:, ::-1][:, :n]
+
+
 def plot_reconstruction(X, G, labels):
     """Draws X | G for the first image, and the first image of each label above its reconstruction.
 
-    X, G: (n, X_n), images and what was generated from them; labels: (n,). -> matplotlib Figure
+    X, G: (n, X_n), images and what was generated from them; labels: (n,) or one-hot. -> Figure
     """
+    labels = labels.argmax(axis=1) if labels.ndim == 2 else labels  # one_hot
     firsts = np.unique(labels, return_index=True)[1]
-    side = math.isqrt(X.shape[1])
-    figure = Figure(figsize=(4.2 + 0.9 * len(firsts), 2.1), layout="constrained")
-    pair, row = figure.subfigures(1, 2, width_ratios=[4.2, 0.9 * len(firsts)], wspace=0.03)
+    widths = [4.2, 0.9 * len(firsts)]
+    figure = Figure(figsize=(sum(widths), 2.1), layout="constrained")
+    pair, rows = figure.subfigures(1, 2, width_ratios=widths, wspace=0.03)
     for axes, title, image in zip(pair.subplots(1, 2), "XG", (X[0], G[0])):
         axes.set_title(title)
-        axes.imshow(image.reshape(side, side))
-    grid = row.subplots(2, len(firsts), squeeze=False)
-    for name, line, images in zip("XG", grid, (X[firsts], G[firsts])):
+        axes.imshow(_square(image))
+    _draw_rows(rows, {"X": X[firsts], "G": G[firsts]})
+    return figure
+
+
+def plot_images(**rows):
+    """Draws each of the arrays (n, X_n) as a row of n images beside its name. -> Figure"""
+    columns = max(len(images) for images in rows.values())
+    figure = Figure(figsize=(0.9 * columns + 0.4, 0.95 * len(rows)), layout="constrained")
+    _draw_rows(figure, rows)
+    return figure
+
+
+def _draw_rows(figure, rows):
+    grid = figure.subplots(len(rows), max(map(len, rows.values())), squeeze=False)
+    for (name, images), line in zip(rows.items(), grid):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="large")
         for axes, image in zip(line, images):
-            axes.imshow(image.reshape(side, side))
+            axes.imshow(_square(image), vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
-    return figure
+
+
+def _square(image):
+    return image.reshape(math.isqrt(image.size), -1)
 
 
 # ---- Shell ---------------------------------------------------------------------------------------
@@ -572,7 +610,7 @@ def train_command(args):
     data = read_data_sets(args.data_dir)
     g = build(hp)
     with start(g) as sess:
-        train(sess, g, data, hp, args.logdir)
+        train(sess, g, data, args.logdir)
         print(evaluate(sess, g, data.test.images))
         G = sess.run(g.G, {g.X: data.test.images})
     picture = io.BytesIO()
@@ -647,17 +685,24 @@ def main(argv=None):
     """Runs a command; answers its exit status: 0, 2 for an AutoEncoderError, 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
     parser, commands = _parser()
-    if not argv or argv[0] not in commands:
+    if not argv or argv[0].startswith("-"):
         argv.insert(0, "train")
     try:
+        if argv[0] not in commands:
+            raise AutoEncoderError(f"there is no command {argv[0]}, only {', '.join(commands)}")
         args = parser.parse_args(argv)
         args.run(args)
+        sys.stdout.flush()
     except AutoEncoderError as e:
         print(f"autoencoder.py: error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("autoencoder.py: interrupted", file=sys.stderr)
         return 130
+    except OSError as e:  # standard output is full or closed: nothing may be flushed to it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"autoencoder.py: error: {e.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

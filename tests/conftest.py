@@ -1,6 +1,7 @@
 """What the tests share: the real data, a small made-up data set, a command line that is watched."""
 
 import gzip
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,16 @@ def shell(*arguments, cwd=ROOT):
     run = subprocess.run(command, cwd=cwd, capture_output=True, timeout=600)
     run.stdout, run.stderr = run.stdout.decode(), run.stderr.decode()  # "\r" stays "\r"
     return run
+
+
+@pytest.fixture(scope="session")
+def main_job(tmp_path_factory):
+    """One run of the main job, with all its defaults but the folder."""
+    return shell("--logdir", tmp_path_factory.mktemp("main_job"))
+
+
+def score_of(stdout):
+    return float(re.search(r"^score: ([0-9.]+) .* of 20 latents", stdout, re.MULTILINE)[1])
 
 
 def files(folder):

@@ -67,11 +67,12 @@ def test_every_image_once_an_epoch_and_in_another_order(small_hp):
             self.batches += feed.values()
             return None, 0.0
 
+    small_hp = dataclasses.replace(small_hp, X_n=1)
     images = np.arange(1050, dtype=np.float32)[:, None]  # the last minibatch is half a one
     orders = []
-    for hp, epoch in ((small_hp, 1), (small_hp, 2), (small_hp, 1), (ae.HParams(seed=1), 1)):
+    for hp, epoch in ((small_hp, 1), (small_hp, 2), (small_hp, 1), (dataclasses.replace(small_hp, seed=1), 1)):
         recorder = Recorder()
-        ae.train_epoch(recorder, ae.build(small_hp), images, hp, epoch)
+        ae.train_epoch(recorder, ae.build(hp), images, epoch)
         assert [len(batch) for batch in recorder.batches] == 10 * [100] + [50]
         orders.append(np.concatenate(recorder.batches).ravel())
         assert sorted(orders[-1]) == list(range(1050))
@@ -87,7 +88,7 @@ def test_same_seed_same_weights_other_seed_others(small_hp, small_dir):
         hp = dataclasses.replace(small_hp, seed=seed)
         g = ae.build(hp)
         with ae.start(g) as sess:
-            ae.train(sess, g, data, hp)
+            ae.train(sess, g, data)
             results.append(variables(g, sess))
     assert all(np.array_equal(a, b) for a, b in zip(results[0], results[1]))
     assert not any(np.array_equal(a, b) for a, b in zip(results[0][:12], results[2][:12]))
@@ -97,7 +98,7 @@ def test_progress_and_history(small_hp, small_dir, capsys):
     data = ae.read_data_sets(small_dir)
     g = ae.build(small_hp)
     with ae.start(g) as sess:
-        history = ae.train(sess, g, data, small_hp)
+        history = ae.train(sess, g, data)
         last = ae.evaluate(sess, g, data.validation.images).score
     assert [epoch.epoch for epoch in history] == [1, 2]
     assert history[-1].validation_loss == last
@@ -123,11 +124,23 @@ def test_training_that_cannot_be_leaves_the_earlier_run(
         g = ae.build(hp)
         with ae.start(g) as sess:
             if hp == small_hp:
-                ae.train(sess, g, data, hp, logdir)
+                ae.train(sess, g, data, logdir)
                 before = files(logdir)
             else:
                 with pytest.raises(ae.AutoEncoderError, match=words):
-                    ae.train(sess, g, data, hp, logdir)
+                    ae.train(sess, g, data, logdir)
+    assert files(logdir) == before
+
+
+def test_interrupted_training_leaves_the_earlier_run(small_hp, small_dir, tmp_path, monkeypatch):
+    data, logdir = ae.read_data_sets(small_dir), tmp_path / "logs"
+    g = ae.build(small_hp)
+    with ae.start(g) as sess:
+        ae.train(sess, g, data, logdir)
+        before = files(logdir)
+        monkeypatch.setattr(ae, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ae.train(sess, g, data, logdir)
     assert files(logdir) == before
 
 
@@ -147,6 +160,30 @@ def test_evaluation_by_hand(small_hp):
     assert (result.live, result.Z_n) == (sum(1 for z in Z.T if any(z > 0)), 3)
 
 
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (np.zeros((0, 16), np.float32), "must be floats"),
+        (np.zeros((5, 16), np.uint8), "must be floats"),
+        (np.zeros((5, 4, 4), np.float32), "must be floats"),
+        (np.zeros((5, 25), np.float32), "X_n is 16, but the images have 25 pixels"),
+    ],
+)
+def test_images_that_are_none(small_hp, images, words):
+    g = ae.build(small_hp)
+    with ae.start(g) as sess, pytest.raises(ae.AutoEncoderError, match=words):
+        ae.evaluate(sess, g, images)
+
+
+def test_pca_is_the_singular_value_decomposition():
+    X = np.random.RandomState(0).rand(200, 6) * [5, 1, 9, 3, 2, 7]
+    mean, components = ae.pca(X.astype(np.float32), 4)
+    _, _, vectors = np.linalg.svd(X - X.mean(axis=0))
+    np.testing.assert_allclose(np.abs(components.T @ vectors[:4].T), np.eye(4), atol=1e-5)
+    _, all_of_them = ae.pca(X, 6)
+    np.testing.assert_allclose((X - mean) @ all_of_them @ all_of_them.T + mean, X, atol=1e-5)
+
+
 def test_the_score_is_the_tutorials_and_its_line(mnist):
     """The tutorial prints sess.run(loss, feed_dict={X: test_X}) / batch_size."""
     g = ae.build(ae.HParams())
@@ -162,10 +199,11 @@ def test_the_picture_shows_the_images_it_is_given():
     labels = np.array([1, 0, 1, 2, 0, 2])
     X = np.random.RandomState(0).rand(6, 16)
     G = X / 2
-    figure = ae.plot_reconstruction(X, G, labels)
-    shown = [np.asarray(axes.images[0].get_array()).ravel() for axes in figure.get_axes()]
     expected = [X[0], G[0]] + [X[i] for i in (1, 0, 3)] + [G[i] for i in (1, 0, 3)]
-    np.testing.assert_array_equal(shown, expected)
+    for kind in (labels, np.eye(10)[labels]):
+        figure = ae.plot_reconstruction(X, G, kind)
+        shown = [np.asarray(axes.images[0].get_array()).ravel() for axes in figure.get_axes()]
+        np.testing.assert_array_equal(shown, expected)
     assert [axes.get_title() for axes in figure.get_axes()[:2]] == ["X", "G"]
 
 
@@ -193,7 +231,7 @@ def test_tensorboard_gets_the_graph_and_two_curves_that_overlay(small_hp, small_
     for _ in range(2):  # the second run replaces the files of the first
         g = ae.build(small_hp)
         with ae.start(g) as sess:
-            history = ae.train(sess, g, data, small_hp, logdir)
+            history = ae.train(sess, g, data, logdir)
     assert own.read_text() == (logdir / "notes.txt").read_text() == "a file of the user's"
     own.unlink()
     nodes, train = events(logdir / "train")

@@ -1,0 +1,230 @@
+"""AutoEncoder.ipynb: as it is committed, executed on the real data, and in a browser."""
+
+import ast
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+import autoencoder as ae
+from conftest import ROOT, score_of
+
+NOTEBOOK = ROOT / "AutoEncoder.ipynb"
+
+
+def read():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(cell):
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def cell_of(notebook, id):
+    return next(cell for cell in notebook.cells if cell.id == id)
+
+
+# ---- As it is committed ----
+
+
+def test_it_is_committed_with_the_outputs_of_one_full_run():
+    cells = code_cells(read())
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert all(cell.outputs for cell in cells)
+    for output in (output for cell in cells for output in cell.outputs):
+        assert output.output_type != "error" and output.get("name") != "stderr"
+    assert NOTEBOOK.stat().st_size < 1_500_000
+
+
+def test_its_outputs_hold_no_paths_and_no_noise():
+    for cell in code_cells(read()):
+        for output in cell.outputs:
+            text = json.dumps({k: v for k, v in output.get("data", {}).items() if "image" not in k})
+            text += output.get("text", "")
+            assert not re.search(r"/(home|root|work|tmp|usr|Users)/|[A-Z]:\\\\|\r", text), text
+            assert not re.search(r"warning|error|deprecat|I0000|site-packages", text, re.I), text
+    assert len(text_of(cell_of(read(), "training")).splitlines()) == 11  # device, ten epochs
+
+
+def test_the_tutorials_sections_in_its_order_in_both_languages():
+    headings = re.findall(r"^#+ (.*)$", "\n".join(c.source for c in read().cells if c.cell_type == "markdown"), re.M)  # fmt: skip
+    tutorial = [
+        "ライブラリのインポート等 / Imports", "ハイパーパラメータ / Hyperparameters",
+        "入力データ / Input data", "モデルアーキテクチャ / Model architecture",
+        "セッション開始 / Session", "トレーニング / Training", "性能評価 / Evaluation", "TensorBoard",
+    ]  # fmt: skip
+    assert headings[1 : 1 + len(tutorial)] == tutorial
+
+
+def test_no_cell_defines_what_the_module_defines():
+    module = {name for name, value in vars(ae).items() if getattr(value, "__module__", "") == ae.__name__}
+    for cell in code_cells(read()):
+        source = re.sub(r"^[%!].*$", "pass", cell.source, flags=re.MULTILINE)
+        for node in ast.walk(ast.parse(source)):
+            assert not isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                assert node.id not in module
+
+
+def test_its_hyperparameters_are_the_tutorials():
+    names = {"ae": ae}
+    exec(cell_of(read(), "hp").source, names)
+    assert names["hp"] == ae.HParams()
+
+
+# ---- Executed ----
+
+
+@pytest.fixture
+def kernel_folder(tmp_path, monkeypatch):
+    """A copy of the module, so that nothing is written into the checkout; the kernel runs elsewhere.
+
+    TensorBoard servers that the notebook starts are stopped at the end.
+    """
+    module = tmp_path / "module"
+    module.mkdir()
+    shutil.copy(ROOT / "autoencoder.py", module)
+    shutil.copy(NOTEBOOK, module)
+    (module / "MNIST_data").symlink_to(ROOT / "MNIST_data")
+    elsewhere, info = tmp_path / "elsewhere", tmp_path / "tmp"
+    elsewhere.mkdir()
+    info.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(module))
+    monkeypatch.setenv("TMPDIR", str(info))
+    monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}")
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    yield elsewhere
+    for path in info.glob(".tensorboard-info/pid-*.info"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def kernel(notebook, folder):
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    resources = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, timeout=600, resources=resources, coalesce_streams=True)
+    with client.setup_kernel():
+        yield client
+
+
+def execute(client, notebook, times=1):
+    for index, cell in enumerate(notebook.cells):
+        for _ in range(times):
+            client.execute_cell(cell, index)
+        for output in cell.get("outputs", []):
+            assert output.get("name") != "stderr", output.text
+
+
+@pytest.mark.slow
+def test_run_all_twice_gives_the_shells_score_twice(kernel_folder, main_job):
+    notebook = read()
+    with kernel(notebook, kernel_folder) as client:
+        for _ in range(2):
+            execute(client, notebook)
+            assert score_of(text_of(cell_of(notebook, "score"))) == score_of(main_job.stdout)
+            assert all(cell.outputs for cell in code_cells(notebook))
+    assert list(kernel_folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_every_cell_can_be_run_twice_in_a_row(kernel_folder):
+    notebook = read()
+    hp = cell_of(notebook, "hp")
+    hp.source = hp.source.replace("epoch_n=10", "epoch_n=1")
+    count = nbformat.v4.new_code_cell(
+        "[len(g.X.graph.get_collection('variables')), len(tf.get_default_graph().get_operations())]"
+    )
+    notebook.cells.append(count)
+    with kernel(notebook, kernel_folder) as client:
+        execute(client, notebook, times=2)
+    # 12 weights and biases, two moments of each, two powers of beta: one graph, and no other.
+    assert count.outputs[0].data["text/plain"] == "[38, 0]"
+
+
+def test_without_the_module_the_first_cell_says_what_to_do(kernel_folder, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH")
+    notebook = read()
+    notebook.cells = notebook.cells[:3]
+    with kernel(notebook, kernel_folder) as client, pytest.raises(CellExecutionError):
+        execute(client, notebook)
+    (error,) = notebook.cells[2].outputs
+    assert len(error.traceback) == 1 and "\n" not in error.traceback[0]
+    assert "Put autoencoder.py beside this notebook" in error.traceback[0]
+
+
+# ---- In a browser ----
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs Debian's packages chromium and chromium-driver",
+)
+def test_run_all_in_jupyterlab(kernel_folder, main_job, monkeypatch):
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    module = kernel_folder.parent / "module"
+    empty = read()
+    for cell in code_cells(empty):
+        cell.outputs, cell.execution_count = [], None
+    nbformat.write(empty, module / "AutoEncoder.ipynb")
+    monkeypatch.delenv("PYTHONPATH")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--port={port}", f"--ServerApp.root_dir={module}", "--IdentityProvider.token="]
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking",
+                 "disable-component-update", "disable-sync", "no-first-run",
+                 "window-size=1300,1000", f"user-data-dir={kernel_folder.parent / 'chromium'}"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(open(kernel_folder.parent / "jupyterlab.log", "w"))
+        lab = subprocess.Popen(command, stdout=log, stderr=log)
+        stack.callback(lab.wait)
+        stack.callback(lab.terminate)
+        for _ in range(60):
+            time.sleep(1)
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/api"):
+                break
+        service = webdriver.ChromeService(shutil.which("chromedriver"))
+        browser = webdriver.Chrome(options=options, service=service)
+        stack.callback(browser.quit)
+
+        def wait(seconds, xpath):
+            return WebDriverWait(browser, seconds).until(lambda b: b.find_elements(By.XPATH, xpath))
+
+        browser.get(f"{address}/lab/tree/AutoEncoder.ipynb")
+        wait(60, '//*[contains(@class, "jp-Notebook-ExecutionIndicator")][@data-status="idle"]')
+        wait(10, '//div[contains(@class, "lm-MenuBar-itemLabel")][text()="Run"]')[0].click()
+        wait(10, '//li[@data-command="runmenu:run-all"]')[0].click()
+        wait(300, '//pre[contains(text(), "latents live")][not(contains(text(), "score"))]')
+        (score,) = wait(10, '//pre[contains(text(), "score: ")]')
+        assert score_of(score.text) == score_of(main_job.stdout)
+        after_the_score = '//pre[contains(text(), "score: ")]/following::img'
+        picture = wait(10, after_the_score)[0]
+        assert picture.size["width"] > 4 * picture.size["height"] > 400
