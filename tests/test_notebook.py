@@ -219,10 +219,10 @@ def test_run_all_in_jupyterlab(kernel_folder, main_job, monkeypatch):
             return WebDriverWait(browser, seconds).until(lambda b: b.find_elements(By.XPATH, xpath))
 
         browser.get(f"{address}/lab/tree/AutoEncoder.ipynb")
-        wait(60, '//*[contains(@class, "jp-Notebook-ExecutionIndicator")][@data-status="idle"]')
+        wait(60, '//*[contains(text(), "Python 3 (ipykernel) | Idle")]')
         wait(10, '//div[contains(@class, "lm-MenuBar-itemLabel")][text()="Run"]')[0].click()
         wait(10, '//li[@data-command="runmenu:run-all"]')[0].click()
-        wait(300, '//pre[contains(text(), "latents live")][not(contains(text(), "score"))]')
+        wait(120, '//pre[contains(text(), "latents live")][not(contains(text(), "score"))]')
         (score,) = wait(10, '//pre[contains(text(), "score: ")]')
         assert score_of(score.text) == score_of(main_job.stdout)
         after_the_score = '//pre[contains(text(), "score: ")]/following::img'
