@@ -30,6 +30,7 @@ import dataclasses
 import gzip
 import hashlib
 import http.client
+import importlib.metadata
 import io
 import json
 import math
@@ -76,6 +77,9 @@ def without_start_up_noise():
 if __name__ == "__main__" and sys.stderr.isatty():
     print("loading TensorFlow ...", end="", file=sys.stderr, flush=True)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
+if importlib.metadata.version("tensorflow").startswith("2.21."):  # XLA dies of a flag unknown to it
+    # Without it, a compiled loop copies most of the weights at each step.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
 with without_start_up_noise():
     import tensorflow.compat.v1 as tf
 if __name__ == "__main__" and sys.stderr.isatty():
@@ -146,8 +150,21 @@ MIRRORS = (
 
 
 class DataSet(NamedTuple):
-    images: np.ndarray  # (n, X_n) float32 in [0, 1]
+    pixels: np.ndarray  # (n, X_n) uint8, as in the file; or float32 in [0, 1]
     labels: np.ndarray  # (n,) uint8, or (n, 10) float64 when one_hot
+
+    @property
+    def images(self):
+        """(n, X_n) float32 in [0, 1], made anew each time: a quarter of its memory is in pixels."""
+        return scaled(self.pixels)
+
+
+BYTE = np.float32(1 / 255)  # multiplied by, not divided by 255: the tutorial's own rounding
+
+
+def scaled(pixels):
+    """Bytes as float32 in [0, 1]; floats as they are."""
+    return np.multiply(pixels, BYTE, dtype=np.float32) if pixels.dtype == np.uint8 else pixels
 
 
 class DataSets(NamedTuple):
@@ -168,14 +185,14 @@ def read_data_sets(data_dir=DATA_DIR, one_hot=False, validation_size=5000):
     data_dir = Path(data_dir)
     paths = [_find_or_fetch(name, data_dir) for name in MNIST]
     known, test = _read_pair(*paths[:2], one_hot), _read_pair(*paths[2:], one_hot)
-    if known.images.shape[1] != test.images.shape[1]:
+    if known.pixels.shape[1] != test.pixels.shape[1]:
         raise AutoEncoderError(f"{paths[0]} and {paths[2]} hold images of different sizes")
-    if not 0 < validation_size < len(known.images):
+    if not 0 < validation_size < len(known.labels):
         raise AutoEncoderError(
-            f"validation_size is {validation_size}, but {paths[0]} holds {len(known.images)} images"
+            f"validation_size is {validation_size}, but {paths[0]} holds {len(known.labels)} images"
         )
-    validation = DataSet(known.images[:validation_size], known.labels[:validation_size])
-    train = DataSet(known.images[validation_size:], known.labels[validation_size:])
+    validation = DataSet(known.pixels[:validation_size], known.labels[:validation_size])
+    train = DataSet(known.pixels[validation_size:], known.labels[validation_size:])
     return DataSets(train, validation, test)
 
 
@@ -191,9 +208,7 @@ def _read_pair(images_path, labels_path, one_hot):
         raise AutoEncoderError(f"{images_path} holds images of {height} x {width}: not square")
     if one_hot and labels.max() > 9:
         raise AutoEncoderError(f"{labels_path} holds labels above 9: too many for one_hot")
-    # Multiplied, not divided: the tutorial's own rounding.
-    images = np.multiply(images.reshape(n, -1), np.float32(1 / 255), dtype=np.float32)
-    return DataSet(images, np.eye(10)[labels] if one_hot else labels)
+    return DataSet(images.reshape(n, -1), np.eye(10)[labels] if one_hot else labels)
 
 
 def read_idx(path, dimensions):
@@ -320,37 +335,37 @@ def inputs(hp):
         return tf.placeholder(tf.float32, [None, hp.X_n])
 
 
-def encode(X, hp):
+def variable(shape, name, hp):
+    """New weights or biases; their seed is their own, drawn from hp.seed and their name."""
+    full_name = f"{tf.get_default_graph().get_name_scope()}/{name}"
+    seed = np.random.SeedSequence([hp.seed, *full_name.encode()]).generate_state(1)[0]
+    return tf.Variable(tf.truncated_normal(shape, stddev=0.1, seed=int(seed) % 2**31), name=name)
+
+
+def encode(X, hp, variable=variable):
     """X: (batch, X_n) -> Z: (batch, Z_n)"""
     h = X
     with tf.name_scope("Encoder"):
         for i, n in enumerate(hp.enc_n):
-            h = layer(h, n, tf.nn.relu, f"Layer{i + 1:02d}", hp)
-    return layer(h, hp.Z_n, tf.nn.relu, "Z", hp)
+            h = layer(h, n, tf.nn.relu, f"Layer{i + 1:02d}", hp, variable)
+    return layer(h, hp.Z_n, tf.nn.relu, "Z", hp, variable)
 
 
-def decode(Z, hp):
+def decode(Z, hp, variable=variable):
     """Z: (batch, Z_n) -> G: (batch, X_n)"""
     h = Z
     with tf.name_scope("Decoder"):
         for i, n in enumerate(hp.dec_n):
-            h = layer(h, n, tf.nn.relu, f"Layer{i + 1:02d}", hp)
-    return layer(h, hp.X_n, tf.sigmoid, "G", hp)
+            h = layer(h, n, tf.nn.relu, f"Layer{i + 1:02d}", hp, variable)
+    return layer(h, hp.X_n, tf.sigmoid, "G", hp, variable)
 
 
-def layer(x, n, activation, scope, hp):
+def layer(x, n, activation, scope, hp, variable):
     """One layer, activation(x w + b), in its scope. x: (batch, m) -> (batch, n)"""
     with tf.name_scope(scope):
-        w = tf.Variable(truncated_normal([x.shape[1], n], "w", hp), name="w")
-        b = tf.Variable(truncated_normal([n], "b", hp), name="b")
+        w = variable([x.shape[1], n], "w", hp)
+        b = variable([n], "b", hp)
         return activation(tf.matmul(x, w) + b)
-
-
-def truncated_normal(shape, name, hp):
-    """Random numbers with a seed of their own, drawn from hp.seed and the name of the variable."""
-    full_name = f"{tf.get_default_graph().get_name_scope()}/{name}"
-    seed = np.random.SeedSequence([hp.seed, *full_name.encode()]).generate_state(1)[0]
-    return tf.truncated_normal(shape, stddev=0.1, seed=int(seed) % 2**31)
 
 
 def l2_loss(G, X):
@@ -415,17 +430,17 @@ def train(sess, g, data, logdir=None):
     graph and both losses are written there for TensorBoard. AutoEncoderError when batch_size or X_n
     do not fit the data, or the loss is no longer a number; an earlier run's files are then kept.
     """
-    hp, n = g.hp, len(data.train.images)
-    _check(data.train.images, hp)
+    hp, n, validation_images = g.hp, len(data.train.pixels), data.validation.images
+    _check(data.train.pixels[:1], hp, "fu")
     if hp.batch_size > n:
         raise AutoEncoderError(f"batch_size is {hp.batch_size}, but there are {n} training images")
-    history = []
+    history, steps = [], compiled_steps(sess, g, data.train.pixels)
     with event_files(logdir, g) as write:
         for epoch in range(1, hp.epoch_n + 1):
             begin = time.perf_counter()
             try:
-                loss = train_epoch(sess, g, data.train.images, epoch)
-                validation_loss = evaluate(sess, g, data.validation.images).score
+                loss = train_epoch(sess, g, data.train.pixels, epoch, steps)
+                validation_loss = evaluate(sess, g, validation_images).score
                 print(f", validation loss: {_finite(validation_loss, hp, epoch):.3f}", end="")
             finally:
                 print(flush=True)  # ends the line of progress, whatever happens
@@ -436,24 +451,117 @@ def train(sess, g, data, logdir=None):
     return history
 
 
-def train_epoch(sess, g, images, epoch):
-    """Trains once on each of the images (n, X_n), in this epoch's order; answers the mean loss."""
-    hp, total, shown = g.hp, 0.0, 0.0
-    order = np.random.default_rng([hp.seed, epoch]).permutation(len(images))
+def train_epoch(sess, g, pixels, epoch, steps=None):
+    """Trains once on each of the images, pixels (n, X_n), in this epoch's order; answers the mean loss."""
+    hp, n = g.hp, len(pixels)
+    steps = steps or compiled_steps(sess, g, pixels)
+    order = np.random.default_rng([hp.seed, epoch]).permutation(n)
     live = sys.stdout.isatty() or "ipykernel" in sys.modules  # a file gets a line an epoch
-    for start in range(0, len(images), hp.batch_size):
-        batch = images[order[start : start + hp.batch_size]]
-        _, loss = sess.run([g.opt, g.loss], {g.X: batch})
-        total += _finite(float(loss), hp, epoch)
-        seen = start + len(batch)
-        if seen == len(images) or live and time.perf_counter() - shown > 0.2:
+    total, last = 0.0, math.ceil(n / hp.batch_size)
+    for first in range(0, last, STEPS_A_CALL):
+        total += _finite(steps(order, first, min(first + STEPS_A_CALL, last)), hp, epoch)
+        seen = min((first + STEPS_A_CALL) * hp.batch_size, n)
+        if live or seen == n:
             print("\repoch: %d, loss: %.3f" % (epoch, 100 * total / seen), end="", flush=True)
-            shown = time.perf_counter()
-    return 100 * total / len(images)
+    return 100 * total / n
 
 
-def _check(images, hp):
-    if not (images.ndim == 2 and len(images) and images.dtype.kind == "f"):
+STEPS_A_CALL = 55  # a tenth of the tutorial's epoch: often enough to watch, too rare to cost time
+
+
+def fed_steps(sess, g, pixels):
+    """Training as the tutorial does it, a call of the session for each minibatch.
+
+    -> steps(order, first, last): one step of training on each of the minibatches number `first` to
+    `last` - 1 of pixels[order]; answers the sum of their losses, each before its own update.
+    """
+
+    def steps(order, first, last):
+        total = 0.0
+        for k in range(first, last):
+            batch = pixels[order[k * g.hp.batch_size : (k + 1) * g.hp.batch_size]]
+            total += float(sess.run([g.loss, g.opt], {g.X: scaled(batch)})[0])
+        return total
+
+    return steps
+
+
+def compiled_steps(sess, g, pixels):
+    """The same training as fed_steps, compiled by XLA into one program that loops over minibatches.
+
+    It lives outside the tutorial's picture, in the scope `steps`, and reads and writes the same
+    variables as g.opt: w, b, and Adam's moments and powers. The images are kept on the device, as
+    the bytes that they came as. Where XLA cannot compile, says so and answers fed_steps.
+    """
+    graph, batch_size = g.X.graph, g.hp.batch_size
+    key = f"steps of {pixels.dtype}"
+    if not graph.get_collection(key):
+        with graph.as_default(), tf.name_scope("steps"):
+            graph.add_to_collection(key, _program(g.hp, pixels.dtype))
+    (program,) = graph.get_collection(key)
+    fed = fed_steps(sess, g, pixels)
+    full = len(pixels) // batch_size
+    try:
+        sess.run(program.load, {program.pixels: pixels})
+        sess.run(program.run, {program.order: range(len(pixels)), program.first: 0, program.last: 0})
+    except tf.errors.OpError:
+        print("XLA cannot compile here: training goes on without it, more slowly")
+        return fed
+
+    def steps(order, first, last):
+        feed = {program.order: order, program.first: first, program.last: min(last, full)}
+        total = float(sess.run(program.run, feed)[0])
+        return total + fed(order, full, last)  # a last minibatch that is smaller
+
+    return steps
+
+
+class Program(NamedTuple):
+    pixels: tf.Tensor  # (n, X_n): feed it and run `load`, once
+    load: tf.Operation
+    order: tf.Tensor  # (n,) int32: feed it and `first` and `last`, and run `run`
+    first: tf.Tensor
+    last: tf.Tensor
+    run: list  # total loss, updates
+
+
+def _program(hp, dtype):
+    pixels = tf.placeholder(dtype, [None, hp.X_n])
+    kept = tf.Variable(pixels, trainable=False, collections=[], validate_shape=False)
+    order, first, last = (tf.placeholder(tf.int32, shape) for shape in ([None], [], []))
+    named = {v.op.name: v for v in tf.global_variables()}
+    w = tf.trainable_variables()
+    m, v = ([named[f"{x.op.name}/{slot}"] for x in w] for slot in ("Adam", "Adam_1"))
+    state = [named["training/beta1_power"], named["training/beta2_power"], *w, *m, *v]
+
+    beta1, beta2 = np.float32(0.9), np.float32(0.999)  # 1 - beta2 in float32, as TensorFlow's Adam
+
+    def loop(pixels, order, first, last, *state):
+        def step(k, total, power1, power2, *wmv):
+            w, m, v = (wmv[i * len(wmv) // 3 : (i + 1) * len(wmv) // 3] for i in range(3))
+            X = tf.gather(pixels, tf.slice(order, [k * hp.batch_size], [hp.batch_size]))
+            X = tf.cast(X, tf.float32) * BYTE if dtype == np.uint8 else X
+            given = iter(w)  # the weights of this step, in place of new variables
+            Z = encode(X, hp, lambda *_: next(given))
+            loss = l2_loss(decode(Z, hp, lambda *_: next(given)), X)
+            rate = hp.learning_rate * tf.sqrt(1 - power2) / (1 - power1)
+            d = tf.gradients(loss, w)
+            m = [m + (1 - beta1) * (d - m) for m, d in zip(m, d)]
+            v = [v + (1 - beta2) * (d * d - v) for v, d in zip(v, d)]
+            w = [w - rate * m / (tf.sqrt(v) + 1e-8) for w, m, v in zip(w, m, v)]
+            return k + 1, total + loss, power1 * beta1, power2 * beta2, *w, *m, *v
+
+        start = (first, tf.constant(0.0), *state)
+        return tf.while_loop(lambda k, *_: k < last, step, start)[1:]
+
+    compiled = tf.function(loop, autograph=False, jit_compile=True)
+    total, *after = compiled(kept.read_value(), order, first, last, *state)
+    updates = [variable.assign(value) for variable, value in zip(state, after)]
+    return Program(pixels, kept.initializer, order, first, last, [total, tf.group(updates)])
+
+
+def _check(images, hp, kinds="f"):
+    if not (images.ndim == 2 and len(images) and images.dtype.kind in kinds):
         raise AutoEncoderError(f"images must be floats, (n, X_n), not {images.dtype} {images.shape}")
     if images.shape[1] != hp.X_n:
         raise AutoEncoderError(f"X_n is {hp.X_n}, but the images have {images.shape[1]} pixels")
@@ -490,7 +598,9 @@ def event_files(logdir, g):
     with g.X.graph.as_default():  # a FileWriter refuses eager execution, today's default
         suffix = f"{this_run}.autoencoder"
         writers = [tf.summary.FileWriter(str(run), filename_suffix=suffix) for run in runs]
-    writers[0].add_graph(g.X.graph)
+    picture = g.X.graph.as_graph_def(add_shapes=True)
+    nodes = [node for node in picture.node if not node.name.startswith("steps/")]
+    writers[0].add_graph(tf.GraphDef(node=nodes, versions=picture.versions))
 
     def write(epoch):
         for writer, loss in zip(writers, (epoch.loss, epoch.validation_loss)):
@@ -612,9 +722,10 @@ def train_command(args):
     with start(g) as sess:
         train(sess, g, data, args.logdir)
         print(evaluate(sess, g, data.test.images))
-        G = sess.run(g.G, {g.X: data.test.images})
+        X, labels = data.test.images[:1000], data.test.labels[:1000]  # enough to have each digit
+        G = sess.run(g.G, {g.X: X})
     picture = io.BytesIO()
-    plot_reconstruction(data.test.images, G, data.test.labels).savefig(picture, dpi=100)
+    plot_reconstruction(X, G, labels).savefig(picture, dpi=100)
     write_whole(args.logdir / "reconstruction.png", picture.getvalue())
     print(f"X | G: {_shown(args.logdir / 'reconstruction.png')}")
     print(f"graph and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")

@@ -103,7 +103,8 @@ def test_forward_pass_is_plain_numpys(g, sess, mnist):
     np.testing.assert_array_equal(sess.run(g.G, {g.Z: got_Z}), got_G)  # decoding is feeding Z
 
 
-def test_trajectory_is_the_tutorials_on_tensorflow_1(g, sess, mnist):
+@pytest.mark.parametrize("steps_of", [ae.fed_steps, ae.compiled_steps])
+def test_trajectory_is_the_tutorials_on_tensorflow_1(g, sess, mnist, steps_of):
     rs = np.random.RandomState(0)
     with g.X.graph.as_default():
         for v in tf.trainable_variables():
@@ -111,10 +112,8 @@ def test_trajectory_is_the_tutorials_on_tensorflow_1(g, sess, mnist):
     score = ae.evaluate(sess, g, mnist.test.images).score
     assert score == pytest.approx(SEED_TRAJECTORY["score_before"], rel=1e-5)
     order = np.random.RandomState(1).permutation(55000)
-    losses = []
-    for k in range(200):
-        batch = mnist.train.images[order[100 * k : 100 * (k + 1)]]
-        losses.append(sess.run([g.loss, g.opt], {g.X: batch})[0])
+    steps = steps_of(sess, g, mnist.train.pixels)
+    losses = [steps(order, k, k + 1) for k in range(200)]
     expected = SEED_TRAJECTORY["loss_before_each_step"]
     np.testing.assert_allclose(losses[:100], expected[:100], rtol=1e-5)
     np.testing.assert_allclose(losses, expected, rtol=1e-2)
@@ -123,8 +122,8 @@ def test_trajectory_is_the_tutorials_on_tensorflow_1(g, sess, mnist):
     assert after.live == SEED_TRAJECTORY["latents_active_on_test_after"]
 
 
-def test_building_again_gives_the_same_graph(g):
-    again = ae.build(ae.HParams())
+def test_building_again_gives_the_same_graph():
+    g, again = ae.build(ae.HParams()), ae.build(ae.HParams())
     assert again.X.graph is not g.X.graph
     assert again.X.graph.as_graph_def() == g.X.graph.as_graph_def()
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import files
+from conftest import ROOT, files
 
 tf = ae.tf
 
@@ -65,20 +67,81 @@ def test_every_image_once_an_epoch_and_in_another_order(small_hp):
 
         def run(self, fetches, feed):
             self.batches += feed.values()
-            return None, 0.0
+            return 0.0, None
 
     small_hp = dataclasses.replace(small_hp, X_n=1)
     images = np.arange(1050, dtype=np.float32)[:, None]  # the last minibatch is half a one
     orders = []
     for hp, epoch in ((small_hp, 1), (small_hp, 2), (small_hp, 1), (dataclasses.replace(small_hp, seed=1), 1)):
         recorder = Recorder()
-        ae.train_epoch(recorder, ae.build(hp), images, epoch)
+        g = ae.build(hp)
+        ae.train_epoch(recorder, g, images, epoch, ae.fed_steps(recorder, g, images))
         assert [len(batch) for batch in recorder.batches] == 10 * [100] + [50]
         orders.append(np.concatenate(recorder.batches).ravel())
         assert sorted(orders[-1]) == list(range(1050))
     assert np.array_equal(orders[0], orders[2])
     for a, b in ((0, 1), (0, 3), (1, 3)):
         assert not np.array_equal(orders[a], orders[b])
+
+
+def small_pixels(n):
+    return np.random.RandomState(0).randint(0, 256, (n, 16), np.uint8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+@pytest.mark.parametrize("kind", ["bytes", "floats"])
+def test_the_compiled_program_is_the_tutorials_loop(small_hp, batch_size, kind):
+    hp = dataclasses.replace(small_hp, batch_size=batch_size)
+    images = small_pixels(250) if kind == "bytes" else np.float32(small_pixels(250) / 300)
+    results = []
+    for steps_of in (ae.fed_steps, ae.compiled_steps):
+        g = ae.build(hp)
+        with ae.start(g) as sess:
+            steps = steps_of(sess, g, images)
+            loss = [ae.train_epoch(sess, g, images, epoch, steps) for epoch in (1, 2)]
+            sess.run(g.opt, {g.X: ae.scaled(images)})  # and g.opt goes on where the program left off
+            results.append((loss, variables(g, sess)))
+    (loss, fed), (compiled_loss, compiled) = results
+    np.testing.assert_allclose(compiled_loss, loss, rtol=1e-5)
+    assert len(fed) == len(compiled) == 38
+    for a, b in zip(fed, compiled):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_epoch_of_the_compiled_program_is_an_epoch_of_the_tutorials_loop(mnist):
+    # A small step size: at the tutorial's, rounding alone sets two runs apart within an epoch.
+    hp = ae.HParams(learning_rate=1e-5)
+    losses, weights = [], []
+    for steps_of in (ae.fed_steps, ae.compiled_steps):
+        g = ae.build(hp)
+        with ae.start(g) as sess:
+            before = variables(g, sess)[:12]
+            steps = steps_of(sess, g, mnist.train.pixels)
+            losses.append(ae.train_epoch(sess, g, mnist.train.pixels, 1, steps))
+            weights.append(variables(g, sess)[:12])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for a, b, start in zip(*weights, before):
+        assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(a - start)
+
+
+def test_where_xla_cannot_compile_training_goes_on_without(small_hp, monkeypatch, capfd):
+    l2_loss = ae.l2_loss
+
+    def with_python_inside(G, X):
+        loss = l2_loss(G, X)
+        python = tf.numpy_function(lambda x: x, [tf.stop_gradient(loss)], tf.float32)
+        return loss + 0 * tf.reshape(python, [])
+
+    images, losses = small_pixels(250), []
+    for patched in (False, True):
+        if patched:
+            monkeypatch.setattr(ae, "l2_loss", with_python_inside)
+        g = ae.build(small_hp)
+        with ae.start(g) as sess:
+            losses.append(ae.train_epoch(sess, g, images, 1))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert capfd.readouterr().out.count("XLA cannot compile here: ") == 1
 
 
 def test_same_seed_same_weights_other_seed_others(small_hp, small_dir):
@@ -142,6 +205,18 @@ def test_interrupted_training_leaves_the_earlier_run(small_hp, small_dir, tmp_pa
         with pytest.raises(KeyboardInterrupt):
             ae.train(sess, g, data, logdir)
     assert files(logdir) == before
+
+
+def test_memory_of_the_main_job(tmp_path):
+    code = (
+        "import resource, sys, autoencoder as ae\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "before = peak()\n"
+        f"ae.main(['--epoch_n', '1', '--logdir', {str(tmp_path)!r}])\n"
+        "print('MiB:', peak() - before)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert int(run.stdout.split("MiB:")[1]) < 400
 
 
 # ---- Evaluation ----
@@ -236,7 +311,11 @@ def test_tensorboard_gets_the_graph_and_two_curves_that_overlay(small_hp, small_
     own.unlink()
     nodes, train = events(logdir / "train")
     _, validation = events(logdir / "validation")
-    assert nodes == {op.name for op in g.X.graph.get_operations()}
+    operations = {op.name for op in g.X.graph.get_operations()}
+    assert nodes == {name for name in operations if not name.startswith("steps/")}
+    assert {name.split("/")[0] for name in nodes} == {
+        "X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init",
+    }  # fmt: skip
     assert train == {"loss": [(e.epoch, pytest.approx(e.loss)) for e in history]}
     assert validation == {"loss": [(e.epoch, pytest.approx(e.validation_loss)) for e in history]}
     kept = json.loads((logdir / "hparams.json").read_text())
