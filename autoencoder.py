@@ -452,7 +452,7 @@ def train(sess, g, data, logdir=None):
 
 
 def train_epoch(sess, g, pixels, epoch, steps=None):
-    """Trains once on each of the images, pixels (n, X_n), in this epoch's order; answers the mean loss."""
+    """Trains once on each image of pixels (n, X_n), in this epoch's order; answers the mean loss."""
     hp, n = g.hp, len(pixels)
     steps = steps or compiled_steps(sess, g, pixels)
     order = np.random.default_rng([hp.seed, epoch]).permutation(n)
@@ -533,7 +533,6 @@ def _program(hp, dtype):
     w = tf.trainable_variables()
     m, v = ([named[f"{x.op.name}/{slot}"] for x in w] for slot in ("Adam", "Adam_1"))
     state = [named["training/beta1_power"], named["training/beta2_power"], *w, *m, *v]
-
     beta1, beta2 = np.float32(0.9), np.float32(0.999)  # 1 - beta2 in float32, as TensorFlow's Adam
 
     def loop(pixels, order, first, last, *state):
@@ -600,7 +599,8 @@ def event_files(logdir, g):
         writers = [tf.summary.FileWriter(str(run), filename_suffix=suffix) for run in runs]
     picture = g.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in picture.node if not node.name.startswith("steps/")]
-    writers[0].add_graph(tf.GraphDef(node=nodes, versions=picture.versions))
+    picture = tf.GraphDef(node=nodes, versions=picture.versions).SerializeToString()
+    writers[0].add_event(tf.Event(wall_time=time.time(), graph_def=picture))
 
     def write(epoch):
         for writer, loss in zip(writers, (epoch.loss, epoch.validation_loss)):

@@ -1,0 +1,274 @@
+"""Milliseconds a step of training: this project, and other ways to train the same network.
+
+    pip install -r tests/benchmark-requirements.txt && python tests/benchmark.py
+
+Same data, initial weights, order of images, minibatch of 100 and Adam everywhere. Each way runs in a
+process of its own, one after the other, five rounds of that; in each process two epochs, of which
+the first is not counted. A way whose loss does not fall as this project's does is marked.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+SIZES = [784, 500, 300, 20, 300, 500, 784]
+ROUNDS, STEPS = 5, 550
+
+
+def weights():
+    rs = np.random.RandomState(0)
+    for n, m in zip(SIZES, SIZES[1:]):
+        for shape in ((n, m), (m,)):
+            yield np.float32(0.1 * np.clip(rs.standard_normal(shape), -2, 2))
+
+
+def order(epoch):
+    return np.random.RandomState(epoch).permutation(STEPS * 100)
+
+
+def images():
+    import autoencoder as ae
+
+    return ae.read_data_sets().train
+
+
+def timed(epoch_of):
+    """Runs two epochs; -> milliseconds a step of the second, mean losses of both."""
+    losses = []
+    for epoch in range(2):
+        begin = time.perf_counter()
+        losses.append(float(epoch_of(order(epoch))) / STEPS)
+    return (time.perf_counter() - begin) / STEPS * 1000, losses
+
+
+def tensorflow(steps_of):
+    import autoencoder as ae
+
+    train, g = images(), ae.build(ae.HParams())
+    with ae.start(g) as sess:
+        with g.X.graph.as_default():
+            variables = ae.tf.trainable_variables()
+            sess.run([v.assign(w) for v, w in zip(variables, weights())])
+        steps = steps_of(ae, sess, g, train)
+        return timed(lambda order: steps(order, 0, STEPS))
+
+
+def this_project():
+    def steps_of(ae, sess, g, train):
+        steps = ae.compiled_steps(sess, g, train.pixels)
+        return lambda order, *_: sum(steps(order, k, k + 55) for k in range(0, STEPS, 55))
+
+    return tensorflow(steps_of)
+
+
+def one_call_a_step():
+    return tensorflow(lambda ae, sess, g, train: ae.fed_steps(sess, g, train.pixels))
+
+
+def the_tutorials_loop():
+    """Its cell, but all 550 minibatches: a step, then the loss again, then a line of progress."""
+
+    def steps_of(ae, sess, g, train):
+        train_X = train.images
+
+        def steps(order, first, last):
+            sff_X, total = train_X[order], 0.0
+            for iteration in range(first, last):
+                batch = sff_X[100 * iteration : 100 * (iteration + 1)]
+                sess.run(g.opt, feed_dict={g.X: batch})
+                train_loss = sess.run(g.loss, feed_dict={g.X: batch})
+                sys.stderr.write("\repoch: %d, loss: %.3f" % (1, train_loss))
+                sys.stderr.flush()
+                total += train_loss
+            return total
+
+        return steps
+
+    return tensorflow(steps_of)
+
+
+def keras_fit():
+    import autoencoder  # noqa: F401, for its quiet import of TensorFlow
+    import keras
+
+    X, activations = images().images, ["relu"] * 5 + ["sigmoid"]
+    layers = [keras.layers.Dense(n, activation=a) for n, a in zip(SIZES[1:], activations)]
+    model = keras.Sequential([keras.Input([784]), *layers])
+    model.set_weights(list(weights()))
+    model.compile(
+        keras.optimizers.Adam(epsilon=1e-8),
+        loss=lambda X, G: keras.ops.sum(keras.ops.square(G - X)) / 2,
+    )
+
+    def epoch(order):
+        x = X[order]
+        fitted = model.fit(x, x, batch_size=100, epochs=1, shuffle=False, verbose=0)
+        return fitted.history["loss"][0] * STEPS
+
+    return timed(epoch)
+
+
+def jax_scan():
+    import jax
+    import jax.numpy as jnp
+
+    X, w = jnp.asarray(images().images), [jnp.asarray(x) for x in weights()]
+
+    def loss_of(w, X):
+        h = X
+        for w_k, b_k in zip(w[:-2:2], w[1:-2:2]):
+            h = jax.nn.relu(h @ w_k + b_k)
+        return ((jax.nn.sigmoid(h @ w[-2] + w[-1]) - X) ** 2).sum() / 2
+
+    @jax.jit
+    def epoch(state, X, order):
+        def step(state, batch):
+            t, w, m, v = state
+            loss, d = jax.value_and_grad(loss_of)(w, X[batch])
+            t = t + 1
+            m = [0.9 * m + 0.1 * d for m, d in zip(m, d)]
+            v = [0.999 * v + 0.001 * d * d for v, d in zip(v, d)]
+            rate = 0.001 * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+            w = [w - rate * m / (jnp.sqrt(v) + 1e-8) for w, m, v in zip(w, m, v)]
+            return (t, w, m, v), loss
+
+        state, losses = jax.lax.scan(step, state, order.reshape(STEPS, 100))
+        return state, losses.sum()
+
+    zeros = [jnp.zeros_like(x) for x in w]
+    state = jnp.float32(0), w, zeros, zeros
+
+    def run(order):
+        nonlocal state
+        state, total = epoch(state, X, jnp.asarray(order))
+        return total
+
+    return timed(run)
+
+
+def _torch(compiled):
+    import torch
+
+    torch.set_flush_denormal(True)
+    X, w = torch.from_numpy(images().images), [torch.nn.Parameter(torch.from_numpy(x)) for x in weights()]  # fmt: skip
+    adam = torch.optim.Adam(w, eps=1e-8, fused=True)
+
+    def loss_of(X):
+        h = X
+        for w_k, b_k in zip(w[:-2:2], w[1:-2:2]):
+            h = torch.relu(torch.addmm(b_k, h, w_k))
+        return ((torch.sigmoid(torch.addmm(w[-1], h, w[-2])) - X) ** 2).sum() / 2
+
+    loss_of = torch.compile(loss_of) if compiled else loss_of
+
+    def epoch(order):
+        order, total = torch.from_numpy(order), 0.0
+        for k in range(STEPS):
+            loss = loss_of(X[order[100 * k : 100 * (k + 1)]])
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            total += loss.detach()
+        return total
+
+    return timed(epoch)
+
+
+def torch_eager():
+    return _torch(compiled=False)
+
+
+def torch_compile():
+    return _torch(compiled=True)
+
+
+def floor():
+    """No training: the matrix products of a step and one fused pass of Adam, by PyTorch's MKL."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    w = [torch.nn.Parameter(torch.from_numpy(x)) for x in weights()]
+    for x in w:
+        x.grad = torch.randn_like(x)
+    adam = torch.optim.Adam(w, fused=True)
+    h, d = ([torch.randn(100, n) for n in SIZES] for _ in range(2))
+    out, back = ([torch.empty(100, n) for n in SIZES] for _ in range(2))
+
+    @torch.no_grad()
+    def epoch(order):
+        for _ in range(STEPS):
+            for i in range(6):
+                torch.mm(h[i], w[2 * i], out=out[i + 1])
+            for i in range(5, -1, -1):
+                torch.mm(h[i].t(), d[i + 1], out=w[2 * i].grad)
+                if i:
+                    torch.mm(d[i + 1], w[2 * i].t(), out=back[i])
+            adam.step()
+        return float("nan")
+
+    return timed(epoch)
+
+
+WAYS = {
+    "this project": this_project,
+    "the tutorial's loop, two calls a step": the_tutorials_loop,
+    "feed loop, one call a step": one_call_a_step,
+    "Keras fit": keras_fit,
+    "JAX, jit and scan": jax_scan,
+    "PyTorch, eager, fused Adam": torch_eager,
+    "PyTorch, torch.compile, fused Adam": torch_compile,
+    "floor: products and Adam alone": floor,
+}
+
+
+def version(package):
+    from importlib import metadata
+
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return f"{package} is not installed"
+
+
+def main():
+    if len(sys.argv) > 1:
+        print("RESULT", json.dumps(WAYS[sys.argv[1]]()))
+        return
+    info = Path("/proc/cpuinfo")
+    model = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else [platform.processor()]  # fmt: skip
+    print(f"{model[0]}, {os.cpu_count()} cores; Python {platform.python_version()}")
+    print(", ".join(map(version, ("tensorflow", "keras", "numpy", "jax", "torch"))))
+    times, losses, missing = {}, {}, {}
+    for round_ in range(ROUNDS):
+        for name in (name for name in WAYS if name not in missing):
+            print(f"\rround {round_ + 1} of {ROUNDS}: {name:40}", end="", file=sys.stderr, flush=True)
+            run = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True)
+            if run.returncode:
+                missing[name] = run.stderr.strip().splitlines()[-1]
+                continue
+            ms, losses[name] = json.loads(run.stdout.split("RESULT ")[1])
+            times.setdefault(name, []).append(ms)
+    print(f"\r{'':60}\r", end="", file=sys.stderr)
+    ours = statistics.median(times["this project"])
+    print("\n| way | ms a step: median (min to max) | this project / it | loss |\n|---|---|---|---|")
+    for name in WAYS:
+        if name in missing:
+            print(f"| {name} | did not run: {missing[name]} | | |")
+            continue
+        median, loss = statistics.median(times[name]), losses[name][1]
+        off = abs(loss / losses["this project"][1] - 1) > 0.1
+        note = "" if loss != loss else f"{loss:.0f}{' (other work!)' if off else ''}"
+        spread = f"{min(times[name]):.2f} to {max(times[name]):.2f}"
+        print(f"| {name} | {median:.2f} ({spread}) | {ours / median:.2f} | {note} |")
+
+
+if __name__ == "__main__":
+    main()
