@@ -1,6 +1,6 @@
 """An autoencoder for MNIST in the style of TensorFlow 1: build a graph, open a session, run it.
 
-    read_data_sets -> inputs -> encode -> decode -> loss -> training     (together: build)
+    read_data_sets -> inputs -> encode -> decode -> l2_loss -> training     (together: build)
                    -> start -> train -> evaluate -> plot_reconstruction
 
 | symbol     | shape          | description                                                  |
@@ -16,7 +16,7 @@
 | batch_size |                | images in a minibatch                                        |
 
 Scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
-Decoder/Layer02, G, loss; and training.
+Decoder/Layer02, G, loss; and training. The program that makes training fast is in `steps`.
 
 Every loss that is printed, returned or written to TensorBoard is for 100 images, the tutorial's
 minibatch, so that it means the same whatever batch_size is.
@@ -30,7 +30,6 @@ import dataclasses
 import gzip
 import hashlib
 import http.client
-import importlib.metadata
 import io
 import json
 import math
@@ -77,13 +76,14 @@ def without_start_up_noise():
 if __name__ == "__main__" and sys.stderr.isatty():
     print("loading TensorFlow ...", end="", file=sys.stderr, flush=True)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
-if importlib.metadata.version("tensorflow").startswith("2.21."):  # XLA dies of a flag unknown to it
-    # Without it, a compiled loop copies most of the weights at each step.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
 with without_start_up_noise():
     import tensorflow.compat.v1 as tf
 if __name__ == "__main__" and sys.stderr.isatty():
     print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+if tf.__version__.startswith("2.21."):  # XLA dies of a flag that it does not know
+    # Without it, a compiled loop copies most of the weights at each step.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
 
 HERE = Path(__file__).resolve().parent
 DATA_DIR = HERE / "MNIST_data"
@@ -431,7 +431,7 @@ def train(sess, g, data, logdir=None):
     do not fit the data, or the loss is no longer a number; an earlier run's files are then kept.
     """
     hp, n, validation_images = g.hp, len(data.train.pixels), data.validation.images
-    _check(data.train.pixels[:1], hp, "fu")
+    _check(data.train.pixels, hp, np.uint8, np.float32)
     if hp.batch_size > n:
         raise AutoEncoderError(f"batch_size is {hp.batch_size}, but there are {n} training images")
     history, steps = [], compiled_steps(sess, g, data.train.pixels)
@@ -452,7 +452,7 @@ def train(sess, g, data, logdir=None):
 
 
 def train_epoch(sess, g, pixels, epoch, steps=None):
-    """Trains once on each image of pixels (n, X_n), in this epoch's order; answers the mean loss."""
+    """Trains once on each image of pixels (n, X_n), in this epoch's order. -> mean loss"""
     hp, n = g.hp, len(pixels)
     steps = steps or compiled_steps(sess, g, pixels)
     order = np.random.default_rng([hp.seed, epoch]).permutation(n)
@@ -503,7 +503,8 @@ def compiled_steps(sess, g, pixels):
     full = len(pixels) // batch_size
     try:
         sess.run(program.load, {program.pixels: pixels})
-        sess.run(program.run, {program.order: range(len(pixels)), program.first: 0, program.last: 0})
+        order = range(len(pixels))  # of full length: another shape would be compiled again
+        sess.run(program.run, {program.order: order, program.first: 0, program.last: 0})
     except tf.errors.OpError:
         print("XLA cannot compile here: training goes on without it, more slowly")
         return fed
@@ -559,9 +560,12 @@ def _program(hp, dtype):
     return Program(pixels, kept.initializer, order, first, last, [total, tf.group(updates)])
 
 
-def _check(images, hp, kinds="f"):
-    if not (images.ndim == 2 and len(images) and images.dtype.kind in kinds):
-        raise AutoEncoderError(f"images must be floats, (n, X_n), not {images.dtype} {images.shape}")
+def _check(images, hp, *dtypes):
+    if not (images.ndim == 2 and len(images) and images.dtype in dtypes):
+        names = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+        raise AutoEncoderError(
+            f"images must be {names}, (n, X_n), not {images.dtype}, {images.shape}"
+        )
     if images.shape[1] != hp.X_n:
         raise AutoEncoderError(f"X_n is {hp.X_n}, but the images have {images.shape[1]} pixels")
 
@@ -650,7 +654,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(sess, g, images):
     """Measures how well the network restores images (n, X_n), a thousand at a time."""
-    _check(images, g.hp)
+    _check(images, g.hp, np.float32, np.float64)
     total, live = 0.0, np.zeros(g.hp.Z_n, bool)
     for start in range(0, len(images), 1000):
         loss, Z = sess.run([g.loss, g.Z], {g.X: images[start : start + 1000]})

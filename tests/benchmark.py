@@ -249,7 +249,9 @@ def main():
     times, losses, missing = {}, {}, {}
     for round_ in range(ROUNDS):
         for name in (name for name in WAYS if name not in missing):
-            print(f"\rround {round_ + 1} of {ROUNDS}: {name:40}", end="", file=sys.stderr, flush=True)
+            print(
+                f"\rround {round_ + 1} of {ROUNDS}: {name:40}", end="", file=sys.stderr, flush=True
+            )
             run = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True)
             if run.returncode:
                 missing[name] = run.stderr.strip().splitlines()[-1]
@@ -258,7 +260,9 @@ def main():
             times.setdefault(name, []).append(ms)
     print(f"\r{'':60}\r", end="", file=sys.stderr)
     ours = statistics.median(times["this project"])
-    print("\n| way | ms a step: median (min to max) | this project / it | loss |\n|---|---|---|---|")
+    print(
+        "\n| way | ms a step: median (min to max) | this project / it | loss |\n|---|---|---|---|"
+    )
     for name in WAYS:
         if name in missing:
             print(f"| {name} | did not run: {missing[name]} | | |")

@@ -59,7 +59,8 @@ def test_plain_files_are_read_as_well(small_dir):
 
 
 def flip_a_bit(content):
-    return content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 UNPACKED = idx(np.zeros((5300, 4, 4), np.uint8))

@@ -73,7 +73,9 @@ def test_the_tutorials_sections_in_its_order_in_both_languages():
 
 
 def test_no_cell_defines_what_the_module_defines():
-    module = {name for name, value in vars(ae).items() if getattr(value, "__module__", "") == ae.__name__}
+    module = {
+        name for name, value in vars(ae).items() if getattr(value, "__module__", "") == ae.__name__
+    }
     for cell in code_cells(read()):
         source = re.sub(r"^[%!].*$", "pass", cell.source, flags=re.MULTILINE)
         for node in ast.walk(ast.parse(source)):

@@ -95,7 +95,9 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
 def test_a_closed_pipe_and_a_full_disk_are_one_line(target, tmp_path):
     job = f"{sys.executable} {ROOT / 'autoencoder.py'} --epoch_n 1 --logdir {tmp_path / 'run'}"
     run = subprocess.run(["bash", "-c", f"{job} {target}"], capture_output=True, text=True)
-    assert re.fullmatch("autoencoder.py: error: (Broken pipe|No space left on device)\n", run.stderr)
+    assert re.fullmatch(
+        "autoencoder.py: error: (Broken pipe|No space left on device)\n", run.stderr
+    )
     assert list((tmp_path / "run").rglob("*.*")) == []
 
 

@@ -72,7 +72,8 @@ def test_every_image_once_an_epoch_and_in_another_order(small_hp):
     small_hp = dataclasses.replace(small_hp, X_n=1)
     images = np.arange(1050, dtype=np.float32)[:, None]  # the last minibatch is half a one
     orders = []
-    for hp, epoch in ((small_hp, 1), (small_hp, 2), (small_hp, 1), (dataclasses.replace(small_hp, seed=1), 1)):
+    other_hp = dataclasses.replace(small_hp, seed=1)
+    for hp, epoch in ((small_hp, 1), (small_hp, 2), (small_hp, 1), (other_hp, 1)):
         recorder = Recorder()
         g = ae.build(hp)
         ae.train_epoch(recorder, g, images, epoch, ae.fed_steps(recorder, g, images))
@@ -99,7 +100,7 @@ def test_the_compiled_program_is_the_tutorials_loop(small_hp, batch_size, kind):
         with ae.start(g) as sess:
             steps = steps_of(sess, g, images)
             loss = [ae.train_epoch(sess, g, images, epoch, steps) for epoch in (1, 2)]
-            sess.run(g.opt, {g.X: ae.scaled(images)})  # and g.opt goes on where the program left off
+            sess.run(g.opt, {g.X: ae.scaled(images)})  # goes on where they left off
             results.append((loss, variables(g, sess)))
     (loss, fed), (compiled_loss, compiled) = results
     np.testing.assert_allclose(compiled_loss, loss, rtol=1e-5)
@@ -238,9 +239,9 @@ def test_evaluation_by_hand(small_hp):
 @pytest.mark.parametrize(
     "images, words",
     [
-        (np.zeros((0, 16), np.float32), "must be floats"),
-        (np.zeros((5, 16), np.uint8), "must be floats"),
-        (np.zeros((5, 4, 4), np.float32), "must be floats"),
+        (np.zeros((0, 16), np.float32), "images must be float32 or float64, "),
+        (np.zeros((5, 16), np.uint8), "images must be float32 or float64, "),
+        (np.zeros((5, 4, 4), np.float32), "images must be float32 or float64, "),
         (np.zeros((5, 25), np.float32), "X_n is 16, but the images have 25 pixels"),
     ],
 )
