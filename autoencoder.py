@@ -78,6 +78,8 @@ if __name__ == "__main__" and sys.stderr.isatty():
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
 with without_start_up_noise():
     import tensorflow.compat.v1 as tf
+    from tensorboard.plugins.hparams import api_pb2
+    from tensorboard.plugins.hparams import summary as hparams_summary
 if __name__ == "__main__" and sys.stderr.isatty():
     print("\r\033[K", end="", file=sys.stderr, flush=True)
 
@@ -94,11 +96,15 @@ class AutoEncoderError(Exception):
     """What the user can put right; its text says what is wrong, where, and what to do."""
 
 
+class Diverged(AutoEncoderError):
+    """The loss is no longer a number."""
+
+
 # ---- Hyperparameters -----------------------------------------------------------------------------
 
 
-def _field(default, help, least=1, most=10**6):
-    metadata = {"help": help, "least": least, "most": most}
+def _field(default, help, least=1, most=10**6, choices=()):
+    metadata = {"help": help, "least": least, "most": most, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -110,28 +116,48 @@ class HParams:
     enc_n: tuple[int, ...] = _field((500, 300), "outputs of each layer of the encoder")
     Z_n: int = _field(20, "latent variables")
     dec_n: tuple[int, ...] = _field((300, 500), "outputs of each layer of the decoder")
+    activation: str = _field("relu", "of the hidden layers", choices=("relu", "swish"))
+    Z_activation: str = _field("relu", "of Z", choices=("relu", "linear"))
+    init: str = _field("normal", "how weights are drawn", choices=("normal", "he", "glorot"))
     epoch_n: int = _field(10, "how often to go through all training images")
     batch_size: int = _field(100, "images in a minibatch")
     learning_rate: float = _field(0.001, "step size of Adam", most=1e38)
+    schedule: str = _field("constant", "of learning_rate", choices=("constant", "cosine"))
     seed: int = _field(0, "same seed, same machine: same weights, bit for bit", 0, 2**31 - 1)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value, limits = getattr(self, field.name), field.metadata
-            many, whole = isinstance(field.default, tuple), field.type is not float
+            value = getattr(self, field.name)
+            least, most, choices = (field.metadata[key] for key in ("least", "most", "choices"))
+            many = isinstance(field.default, tuple)
+            kind = type(field.default[0] if many else field.default)
+            if kind is str:
+                what, right = " or ".join(choices), lambda v: v in choices
+            elif kind is int:
+                what = f"a whole number from {least} to {most}"
+                right = lambda v: isinstance(v, numbers.Integral) and least <= v <= most
+            else:
+                what = f"a number above 0, at most {most:g}"
+                right = lambda v: isinstance(v, numbers.Real) and 0 < v <= most
             values = value if many and isinstance(value, (list, tuple)) else [value]
             for v in values:
-                if whole:
-                    right = isinstance(v, numbers.Integral)
-                    right = right and limits["least"] <= v <= limits["most"]
-                    what = "a whole number from {least} to {most}".format(**limits)
-                else:
-                    right = isinstance(v, numbers.Real) and 0 < v <= limits["most"]
-                    what = "a number above 0, at most {most:g}".format(**limits)
-                if not right or isinstance(v, bool):
+                if isinstance(v, bool) or not right(v):
                     raise AutoEncoderError(f"{field.name} must be {what}, not {v!r}")
-            values = tuple(int(v) if whole else float(v) for v in values)
+            values = tuple(kind(v) for v in values)
             object.__setattr__(self, field.name, values if many else values[0])
+
+
+RECIPES = {
+    "seed": HParams(),
+    "tuned": HParams(
+        activation="swish",
+        Z_activation="linear",
+        init="glorot",
+        batch_size=50,
+        learning_rate=0.004,
+        schedule="cosine",
+    ),
+}
 
 
 # ---- Input data ----------------------------------------------------------------------------------
@@ -325,8 +351,19 @@ class Graph(NamedTuple):
     Z: tf.Tensor  # (batch, Z_n): feed it to decode, fetch it to encode
     G: tf.Tensor  # (batch, X_n)
     loss: tf.Tensor  # (), of the minibatch that is fed
+    rate: tf.Tensor  # (), step size of the next step: hp.learning_rate unless it is fed
     opt: tf.Operation  # run it: one step of Adam on the minibatch that is fed
     init: tf.Operation  # run it once: draws weights and biases
+
+
+ACTIVATIONS = {
+    "relu": tf.nn.relu,
+    "swish": tf.nn.swish,  # x sigmoid(x)
+    "linear": tf.identity,
+    "sigmoid": tf.sigmoid,
+}
+# Truncated normal; standard deviation (2 / n)^0.5, or (2 / (n + m))^0.5, of the weights (n, m).
+INITS = {"he": tf.initializers.he_normal, "glorot": tf.initializers.glorot_normal}
 
 
 def inputs(hp):
@@ -338,8 +375,14 @@ def inputs(hp):
 def variable(shape, name, hp):
     """New weights or biases; their seed is their own, drawn from hp.seed and their name."""
     full_name = f"{tf.get_default_graph().get_name_scope()}/{name}"
-    seed = np.random.SeedSequence([hp.seed, *full_name.encode()]).generate_state(1)[0]
-    return tf.Variable(tf.truncated_normal(shape, stddev=0.1, seed=int(seed) % 2**31), name=name)
+    seed = int(np.random.SeedSequence([hp.seed, *full_name.encode()]).generate_state(1)[0]) % 2**31
+    if hp.init == "normal":
+        value = tf.truncated_normal(shape, stddev=0.1, seed=seed)
+    elif name == "b":
+        value = tf.zeros(shape)
+    else:
+        value = INITS[hp.init](seed=seed)(shape)
+    return tf.Variable(value, name=name)
 
 
 def encode(X, hp, variable=variable):
@@ -347,8 +390,8 @@ def encode(X, hp, variable=variable):
     h = X
     with tf.name_scope("Encoder"):
         for i, n in enumerate(hp.enc_n):
-            h = layer(h, n, tf.nn.relu, f"Layer{i + 1:02d}", hp, variable)
-    return layer(h, hp.Z_n, tf.nn.relu, "Z", hp, variable)
+            h = layer(h, n, hp.activation, f"Layer{i + 1:02d}", hp, variable)
+    return layer(h, hp.Z_n, hp.Z_activation, "Z", hp, variable)
 
 
 def decode(Z, hp, variable=variable):
@@ -356,8 +399,8 @@ def decode(Z, hp, variable=variable):
     h = Z
     with tf.name_scope("Decoder"):
         for i, n in enumerate(hp.dec_n):
-            h = layer(h, n, tf.nn.relu, f"Layer{i + 1:02d}", hp, variable)
-    return layer(h, hp.X_n, tf.sigmoid, "G", hp, variable)
+            h = layer(h, n, hp.activation, f"Layer{i + 1:02d}", hp, variable)
+    return layer(h, hp.X_n, "sigmoid", "G", hp, variable)
 
 
 def layer(x, n, activation, scope, hp, variable):
@@ -365,7 +408,7 @@ def layer(x, n, activation, scope, hp, variable):
     with tf.name_scope(scope):
         w = variable([x.shape[1], n], "w", hp)
         b = variable([n], "b", hp)
-        return activation(tf.matmul(x, w) + b)
+        return ACTIVATIONS[activation](tf.matmul(x, w) + b)
 
 
 def l2_loss(G, X):
@@ -375,9 +418,10 @@ def l2_loss(G, X):
 
 
 def training(loss, hp):
-    """One step of Adam down the gradient of `loss`, as an operation to run."""
+    """Adam. -> its step size, (), to be fed; one step down the gradient of `loss`, to be run"""
     with tf.name_scope("training"):
-        return tf.train.AdamOptimizer(hp.learning_rate).minimize(loss)
+        rate = tf.placeholder_with_default(hp.learning_rate, [], "learning_rate")
+        return rate, tf.train.AdamOptimizer(rate).minimize(loss)
 
 
 def build(hp):
@@ -387,8 +431,8 @@ def build(hp):
         Z = encode(X, hp)
         G = decode(Z, hp)
         loss = l2_loss(G, X)
-        opt = training(loss, hp)
-        return Graph(hp, X, Z, G, loss, opt, tf.global_variables_initializer())
+        rate, opt = training(loss, hp)
+        return Graph(hp, X, Z, G, loss, rate, opt, tf.global_variables_initializer())
 
 
 # ---- Session -------------------------------------------------------------------------------------
@@ -420,6 +464,7 @@ class Epoch(NamedTuple):
     epoch: int  # 1, 2, ...
     loss: float  # mean over the epoch's minibatches, each before its own update; for 100 images
     validation_loss: float  # after the epoch; for 100 images
+    live: int  # latent variables that are not 0 for every validation image, after the epoch
     seconds: float
 
 
@@ -440,11 +485,12 @@ def train(sess, g, data, logdir=None):
             begin = time.perf_counter()
             try:
                 loss = train_epoch(sess, g, data.train.pixels, epoch, steps)
-                validation_loss = evaluate(sess, g, validation_images).score
-                print(f", validation loss: {_finite(validation_loss, hp, epoch):.3f}", end="")
+                validation = evaluate(sess, g, validation_images)
+                print(f", validation loss: {_finite(validation.score, hp, epoch):.3f}", end="")
             finally:
                 print(flush=True)  # ends the line of progress, whatever happens
-            history.append(Epoch(epoch, loss, validation_loss, time.perf_counter() - begin))
+            seconds = time.perf_counter() - begin
+            history.append(Epoch(epoch, loss, validation.score, validation.live, seconds))
             write(history[-1])
     if logdir is not None:
         write_whole(Path(logdir, "hparams.json"), json.dumps(dataclasses.asdict(hp)).encode())
@@ -456,10 +502,12 @@ def train_epoch(sess, g, pixels, epoch, steps=None):
     hp, n = g.hp, len(pixels)
     steps = steps or compiled_steps(sess, g, pixels)
     order = np.random.default_rng([hp.seed, epoch]).permutation(n)
+    rates = learning_rates(hp, epoch, math.ceil(n / hp.batch_size))
     live = sys.stdout.isatty() or "ipykernel" in sys.modules  # a file gets a line an epoch
-    total, last = 0.0, math.ceil(n / hp.batch_size)
+    total, last = 0.0, len(rates)
     for first in range(0, last, STEPS_A_CALL):
-        total += _finite(steps(order, first, min(first + STEPS_A_CALL, last)), hp, epoch)
+        loss = steps(order, rates, first, min(first + STEPS_A_CALL, last))
+        total += _finite(loss, hp, epoch)
         seen = min((first + STEPS_A_CALL) * hp.batch_size, n)
         if live or seen == n:
             print("\repoch: %d, loss: %.3f" % (epoch, 100 * total / seen), end="", flush=True)
@@ -469,18 +517,28 @@ def train_epoch(sess, g, pixels, epoch, steps=None):
 STEPS_A_CALL = 55  # a tenth of the tutorial's epoch: often enough to watch, too rare to cost time
 
 
+def learning_rates(hp, epoch, steps):
+    """The step size of Adam in each step of an epoch. -> (steps,) float32"""
+    if hp.schedule == "constant":
+        return np.full(steps, hp.learning_rate, np.float32)
+    done = (epoch - 1 + np.arange(steps) / steps) / hp.epoch_n  # 0 to 1 in all of training
+    return np.float32(hp.learning_rate * (1 + np.cos(np.pi * done)) / 2)
+
+
 def fed_steps(sess, g, pixels):
     """Training as the tutorial does it, a call of the session for each minibatch.
 
-    -> steps(order, first, last): one step of training on each of the minibatches number `first` to
-    `last` - 1 of pixels[order]; answers the sum of their losses, each before its own update.
+    -> steps(order, rates, first, last): one step of training, of step size rates[k], on each of the
+    minibatches k = `first` to `last` - 1 of pixels[order]; answers the sum of their losses, each
+    before its own update.
     """
 
-    def steps(order, first, last):
+    def steps(order, rates, first, last):
         total = 0.0
         for k in range(first, last):
             batch = pixels[order[k * g.hp.batch_size : (k + 1) * g.hp.batch_size]]
-            total += float(sess.run([g.loss, g.opt], {g.X: scaled(batch)})[0])
+            feed = {g.X: scaled(batch), g.rate: rates[k]}
+            total += float(sess.run([g.loss, g.opt], feed)[0])
         return total
 
     return steps
@@ -503,16 +561,19 @@ def compiled_steps(sess, g, pixels):
     full = len(pixels) // batch_size
     try:
         sess.run(program.load, {program.pixels: pixels})
-        order = range(len(pixels))  # of full length: another shape would be compiled again
-        sess.run(program.run, {program.order: order, program.first: 0, program.last: 0})
+        # Of full length, as another shape would be compiled again.
+        feed = {program.order: range(len(pixels)), program.first: 0, program.last: 0}
+        feed[program.rates] = np.zeros(math.ceil(len(pixels) / batch_size))
+        sess.run(program.run, feed)
     except tf.errors.OpError:
         print("XLA cannot compile here: training goes on without it, more slowly")
         return fed
 
-    def steps(order, first, last):
-        feed = {program.order: order, program.first: first, program.last: min(last, full)}
+    def steps(order, rates, first, last):
+        feed = {program.order: order, program.rates: rates}
+        feed |= {program.first: first, program.last: min(last, full)}
         total = float(sess.run(program.run, feed)[0])
-        return total + fed(order, full, last)  # a last minibatch that is smaller
+        return total + fed(order, rates, full, last)  # a last minibatch that is smaller
 
     return steps
 
@@ -520,7 +581,8 @@ def compiled_steps(sess, g, pixels):
 class Program(NamedTuple):
     pixels: tf.Tensor  # (n, X_n): feed it and run `load`, once
     load: tf.Operation
-    order: tf.Tensor  # (n,) int32: feed it and `first` and `last`, and run `run`
+    order: tf.Tensor  # (n,) int32: feed it, `rates`, `first` and `last`, and run `run`
+    rates: tf.Tensor  # (steps,)
     first: tf.Tensor
     last: tf.Tensor
     run: list  # total loss, updates
@@ -530,13 +592,14 @@ def _program(hp, dtype):
     pixels = tf.placeholder(dtype, [None, hp.X_n])
     kept = tf.Variable(pixels, trainable=False, collections=[], validate_shape=False)
     order, first, last = (tf.placeholder(tf.int32, shape) for shape in ([None], [], []))
+    rates = tf.placeholder(tf.float32, [None])
     named = {v.op.name: v for v in tf.global_variables()}
     w = tf.trainable_variables()
     m, v = ([named[f"{x.op.name}/{slot}"] for x in w] for slot in ("Adam", "Adam_1"))
     state = [named["training/beta1_power"], named["training/beta2_power"], *w, *m, *v]
     beta1, beta2 = np.float32(0.9), np.float32(0.999)  # 1 - beta2 in float32, as TensorFlow's Adam
 
-    def loop(pixels, order, first, last, *state):
+    def loop(pixels, order, rates, first, last, *state):
         def step(k, total, power1, power2, *wmv):
             w, m, v = (wmv[i * len(wmv) // 3 : (i + 1) * len(wmv) // 3] for i in range(3))
             X = tf.gather(pixels, tf.slice(order, [k * hp.batch_size], [hp.batch_size]))
@@ -544,7 +607,7 @@ def _program(hp, dtype):
             given = iter(w)  # the weights of this step, in place of new variables
             Z = encode(X, hp, lambda *_: next(given))
             loss = l2_loss(decode(Z, hp, lambda *_: next(given)), X)
-            rate = hp.learning_rate * tf.sqrt(1 - power2) / (1 - power1)
+            rate = rates[k] * tf.sqrt(1 - power2) / (1 - power1)
             d = tf.gradients(loss, w)
             m = [m + (1 - beta1) * (d - m) for m, d in zip(m, d)]
             v = [v + (1 - beta2) * (d * d - v) for v, d in zip(v, d)]
@@ -555,9 +618,9 @@ def _program(hp, dtype):
         return tf.while_loop(lambda k, *_: k < last, step, start)[1:]
 
     compiled = tf.function(loop, autograph=False, jit_compile=True)
-    total, *after = compiled(kept.read_value(), order, first, last, *state)
+    total, *after = compiled(kept.read_value(), order, rates, first, last, *state)
     updates = [variable.assign(value) for variable, value in zip(state, after)]
-    return Program(pixels, kept.initializer, order, first, last, [total, tf.group(updates)])
+    return Program(pixels, kept.initializer, order, rates, first, last, [total, tf.group(updates)])
 
 
 def _check(images, hp, *dtypes):
@@ -572,7 +635,7 @@ def _check(images, hp, *dtypes):
 
 def _finite(loss, hp, epoch):
     if not math.isfinite(loss):
-        raise AutoEncoderError(
+        raise Diverged(
             f"the loss is {loss} in epoch {epoch}: "
             f"try a learning_rate smaller than {hp.learning_rate}"
         )
@@ -581,16 +644,18 @@ def _finite(loss, hp, epoch):
 
 @contextlib.contextmanager
 def event_files(logdir, g):
-    """Writes the graph, and each Epoch that the function it yields is called with, for TensorBoard.
+    """Writes the graph, the hyperparameters, and each Epoch that the function it yields is called
+    with, for TensorBoard.
 
     Both losses have the tag `loss`, in the runs `train` and `validation` of the folder `logdir`, so
-    that their curves overlay. A run that is complete deletes the event files of an earlier one; a
+    that their curves overlay; the hyperparameters are in `logdir` itself, so that the HParams
+    table has a row for it, with what the two runs hold. A run that is complete deletes the event files of an earlier one; a
     run that fails deletes its own, and so does one that is interrupted if they hide an earlier one.
     """
     if logdir is None:
         yield lambda epoch: None
         return
-    runs = [Path(logdir, "train"), Path(logdir, "validation")]
+    runs = [Path(logdir, "train"), Path(logdir, "validation"), Path(logdir)]
     for run in runs:
         make_folder(run)
 
@@ -604,17 +669,24 @@ def event_files(logdir, g):
     picture = g.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in picture.node if not node.name.startswith("steps/")]
     picture = tf.GraphDef(node=nodes, versions=picture.versions).SerializeToString()
-    writers[0].add_event(tf.Event(wall_time=time.time(), graph_def=picture))
+    train, validation, whole = writers
+    train.add_event(tf.Event(wall_time=time.time(), graph_def=picture))
+    start_of_session = hparams_summary.session_start_pb(dataclasses.asdict(g.hp))
+    whole.add_summary(start_of_session.SerializeToString())
 
     def write(epoch):
-        for writer, loss in zip(writers, (epoch.loss, epoch.validation_loss)):
-            value = tf.Summary.Value(tag="loss", simple_value=loss)
-            writer.add_summary(tf.Summary(value=[value]), epoch.epoch)
+        of_train = {"loss": epoch.loss}
+        of_validation = {"loss": epoch.validation_loss, "live latents": epoch.live}
+        for writer, scalars in ((train, of_train), (validation, of_validation)):
+            scalars = [tf.Summary.Value(tag=k, simple_value=v) for k, v in scalars.items()]
+            writer.add_summary(tf.Summary(value=scalars), epoch.epoch)
             writer.flush()
 
     obsolete = earlier
     try:
         yield write
+        end_of_session = hparams_summary.session_end_pb(api_pb2.STATUS_SUCCESS)
+        whole.add_summary(end_of_session.SerializeToString())
     except BaseException as e:
         keep = isinstance(e, KeyboardInterrupt) and not earlier
         obsolete = [] if keep else written(by=this_run)
@@ -645,6 +717,13 @@ class Evaluation(NamedTuple):
     live: int  # latent variables that are not 0 for every image
     Z_n: int
 
+    @classmethod
+    def of(cls, loss, X, live):
+        """From the loss of all images X together, and whether each latent is live (Z_n,)."""
+        return cls(
+            100 * loss / len(X), loss / len(X), 2 * loss / X.size, int(live.sum()), live.size
+        )
+
     def __str__(self):
         return (
             f"score: {self.score:.3f} ({self.per_image:.3f} per image, {self.per_pixel:.5f} per "
@@ -660,9 +739,7 @@ def evaluate(sess, g, images):
         loss, Z = sess.run([g.loss, g.Z], {g.X: images[start : start + 1000]})
         total += float(loss)
         live |= (Z != 0).any(axis=0)
-    per_image = total / len(images)
-    per_pixel = 2 * per_image / images.shape[1]
-    return Evaluation(100 * per_image, per_image, per_pixel, int(live.sum()), len(live))
+    return Evaluation.of(total, images, live)
 
 
 def pca(X, n):
@@ -674,6 +751,54 @@ def pca(X, n):
     mean = X.mean(axis=0)
     _, vectors = np.linalg.eigh((X - mean).T @ (X - mean))
     return mean, vectors[:, ::-1][:, :n]
+
+
+class Comparison(NamedTuple):
+    evaluation: Evaluation
+    accuracy: float  # of naming the digits of test images by their codes, see knn_accuracy
+    G: np.ndarray  # (n, X_n), the test images restored
+
+
+def compare(sess, g, data):
+    """The trained network against PCA with as many components, fitted on the training images.
+
+    data: DataSets, labels not one-hot. -> {"PCA": Comparison, "autoencoder": Comparison}
+    """
+    train_X, X, labels = data.train.images, data.test.images, data.test.labels
+    mean, components = pca(train_X, g.hp.Z_n)
+    codes = [np.float32((images - mean) @ components) for images in (train_X, X)]
+    G = np.float32(codes[1] @ components.T + mean)
+    loss = 0.5 * np.square(G - X, dtype=np.float64).sum()
+    evaluation = Evaluation.of(loss, X, (codes[1] != 0).any(axis=0))
+    by_pca = Comparison(evaluation, knn_accuracy(*codes, data.train.labels, labels), G)
+    codes = [sess.run(g.Z, {g.X: images}) for images in (train_X, X)]
+    accuracy = knn_accuracy(*codes, data.train.labels, labels)
+    G = sess.run(g.G, {g.X: X})
+    return {"PCA": by_pca, "autoencoder": Comparison(evaluate(sess, g, X), accuracy, G)}
+
+
+def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
+    """How often the majority of the k nearest of `codes` (n, m) has the label of a test code.
+
+    Nearest by Euclidean distance; of labels that are equally frequent, the smallest.
+    """
+    right, squares = 0, np.square(codes).sum(axis=1)
+    for i in range(0, len(test_codes), 500):
+        distance = squares - 2 * test_codes[i : i + 500] @ codes.T  # less a term of the test code
+        nearest = labels[np.argpartition(distance, k, axis=1)[:, :k]]
+        majority = [np.bincount(row).argmax() for row in nearest]
+        right += (majority == test_labels[i : i + 500]).sum()
+    return right / len(test_codes)
+
+
+def comparison_table(comparisons, raw_accuracy):
+    """The text of a table. comparisons: {Z_n: compare(...)}"""
+    lines = ["Z_n  way             score  per image  per pixel  digits named"]
+    for Z_n, ways in sorted(comparisons.items()):
+        for way, (of, accuracy, _) in ways.items():
+            line = f"{Z_n:3}  {way:12}{of.score:9.1f}{of.per_image:11.3f}{of.per_pixel:11.5f}"
+            lines.append(f"{line}{100 * accuracy:13.2f}%")
+    return "\n".join([*lines, f"     raw pixels{100 * raw_accuracy:48.2f}%"])
 
 
 def plot_reconstruction(X, G, labels):
@@ -690,6 +815,35 @@ def plot_reconstruction(X, G, labels):
         axes.set_title(title)
         axes.imshow(_square(image))
     _draw_rows(rows, {"X": X[firsts], "G": G[firsts]})
+    return figure
+
+
+def plot_comparison(test, comparisons, raw_accuracy):
+    """Draws score and accuracy against Z_n, and how both restore a digit of each kind.
+
+    test: DataSet; comparisons: {Z_n: compare(...)}, of which the largest Z_n up to 20 is shown in
+    pictures; raw_accuracy: the knn_accuracy of the images themselves. -> Figure
+    """
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[3.2, 3])
+    score, accuracy = top.subplots(1, 2)
+    Z_ns = sorted(comparisons)
+    for way, marker in (("PCA", "s"), ("autoencoder", "o")):
+        chosen = [comparisons[Z_n][way] for Z_n in Z_ns]
+        score.plot(Z_ns, [c.evaluation.score for c in chosen], marker=marker, label=way)
+        accuracy.plot(Z_ns, [c.accuracy for c in chosen], marker=marker, label=way)
+    score.set(ylabel="score: loss of 100 test images", ylim=(0, None))
+    accuracy.set(ylabel="digits named by 5 nearest codes")
+    accuracy.axhline(raw_accuracy, color="gray", linestyle=":", label="raw pixels")
+    for axes in (score, accuracy):
+        axes.set(xscale="log", xlabel="Z_n")
+        axes.set_xticks(Z_ns, Z_ns)
+        axes.minorticks_off()
+        axes.legend()
+    shown = max([Z_n for Z_n in Z_ns if Z_n <= 20], default=Z_ns[0])
+    firsts = np.unique(test.labels, return_index=True)[1]
+    rows = {f"{way} {shown}": c.G[firsts] for way, c in comparisons[shown].items()}
+    _draw_rows(bottom, {"X": scaled(test.pixels[firsts]), **rows})
     return figure
 
 
@@ -714,25 +868,208 @@ def _square(image):
     return image.reshape(math.isqrt(image.size), -1)
 
 
+# ---- Tuning --------------------------------------------------------------------------------------
+
+SPACE = {
+    "activation": ("relu", "swish"),
+    "Z_activation": ("relu", "linear"),
+    "init": ("normal", "he", "glorot"),
+    "batch_size": (50, 100),
+    "learning_rate": (0.001, 0.002, 0.004),
+    "schedule": ("constant", "cosine"),
+}
+
+
+class Trial(NamedTuple):
+    hp: HParams
+    validation_loss: float  # for 100 images, after the last epoch; infinity: training diverged
+    live: int  # latent variables that are not 0 for every validation image
+    seconds: float
+
+
+def tune(data, logdir, trials=20, base=RECIPES["seed"], space=SPACE):
+    """The tutorial's eight steps: train, evaluate on validation images, change hyperparameters,
+    train, evaluate, keep the better, repeat; and then evaluate the best on test images, once.
+
+    The trials that have finished in `logdir`, whoever ran them, are not run again.
+
+    -> {number: Trial}, the best first; and the best one's Evaluation on the test images. For what
+    the trials are, and errors, see run_trial; AutoEncoderError too when all of them diverged.
+    """
+    if not isinstance(trials, numbers.Integral) or trials < 1:
+        raise AutoEncoderError(f"trials must be a whole number from 1, not {trials!r}")
+    trial_hparams(trials - 1, base, space)  # an error now rather than hours later
+    done, seconds = {}, []
+    for number in range(trials):
+        begin = time.perf_counter()
+        print(f"trial {number} ({number + 1} of {trials}): ", end="")
+        done[number], is_new = run_trial(data, logdir, number, base, space)
+        seconds += [time.perf_counter() - begin] * is_new
+        best = min(done, key=lambda number: done[number].validation_loss)
+        line = f"best so far: trial {best}, validation loss {done[best].validation_loss:.3f}"
+        if is_new and number + 1 < trials:
+            left = np.mean(seconds) * (trials - number - 1)
+            line += f"; at most {math.ceil(left / 60)} min left"
+        print(line, flush=True)
+    if math.isinf(done[best].validation_loss):
+        raise AutoEncoderError("all trials diverged: try smaller values of learning_rate")
+    ranking = dict(sorted(done.items(), key=lambda item: item[1].validation_loss))
+    g = build(done[best].hp)
+    with start(g) as sess:
+        _weights(g).restore(sess, str(_trial_folder(logdir, best) / "weights"))
+        return ranking, evaluate(sess, g, data.test.images)
+
+
+def run_trial(data, logdir, number, base=RECIPES["seed"], space=SPACE):
+    """Trains on training images with trial_hparams(...), and evaluates on validation images.
+
+    All of it is in a folder of its own in `logdir`: what train() writes, weights, and trial.json,
+    which comes last. -> Trial, and whether it was run now, not earlier. AutoEncoderError when there
+    is no such trial, or the folder holds one of another search.
+    """
+    hp, folder = trial_hparams(number, base, space), _trial_folder(logdir, number)
+    path = folder / "trial.json"
+    if path.exists():
+        trial = _read_trial(path)
+        if trial.hp != hp:
+            raise AutoEncoderError(f"{path} is of another search: choose another logdir")
+        print("finished earlier")
+        return trial, False
+    print(", ".join(f"{name} {getattr(hp, name)}" for name in space))
+    begin, g, loss, live = time.perf_counter(), build(hp), math.inf, 0
+    with start(g) as sess:
+        try:
+            *_, loss, live, _ = train(sess, g, data, folder)[-1]
+        except Diverged as e:
+            print(e)
+        _weights(g).save(sess, str(folder / "weights"), write_meta_graph=False, write_state=False)
+    trial = Trial(hp, loss, live, time.perf_counter() - begin)
+    kept = trial._replace(
+        hp=dataclasses.asdict(hp), validation_loss=None if math.isinf(loss) else loss
+    )
+    write_whole(path, json.dumps(kept._asdict()).encode())
+    return trial, True
+
+
+def tuning_table(trials, space=SPACE):
+    """The text of a table. trials: {number: Trial}, the best first"""
+    head = ["trial", "validation loss", "live", *space]
+    rows = [
+        [str(number), f"{t.validation_loss:.1f}", str(t.live)]
+        + [_spaced(getattr(t.hp, name)) for name in space]
+        for number, t in trials.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in [head, *rows]]
+    return "\n".join(lines)
+
+
+def trial_hparams(number, base, space):
+    """The hyperparameters of trial 0, 1, ...: one of the combinations of `space`, {name: values},
+    and those of `base` for all others. Drawn by base.seed, and never the same twice: as many trials
+    as there are combinations are a grid search."""
+    names = {field.name for field in dataclasses.fields(HParams)}
+    for name, values in space.items():
+        if name not in names:
+            raise AutoEncoderError(f"there is no hyperparameter {name}, only {', '.join(names)}")
+        for value in values:
+            dataclasses.replace(base, **{name: value})  # an error if it is wrong
+    sizes = [len(values) for values in space.values()]
+    if not (isinstance(number, numbers.Integral) and 0 <= number < math.prod(sizes)):
+        raise AutoEncoderError(
+            f"there is no trial {number}: the space holds {math.prod(sizes)} combinations, from 0"
+        )
+    drawn = np.random.default_rng(base.seed).permutation(math.prod(sizes))[number]
+    indices = np.unravel_index(drawn, sizes)
+    chosen = {name: values[i] for (name, values), i in zip(space.items(), indices)}
+    return dataclasses.replace(base, **chosen)
+
+
+def _trial_folder(logdir, number):
+    return Path(logdir, f"trial-{number:03d}")
+
+
+def _read_trial(path):
+    try:
+        trial = Trial(**json.loads(path.read_bytes()))
+        loss = math.inf if trial.validation_loss is None else float(trial.validation_loss)
+        return trial._replace(hp=HParams(**trial.hp), validation_loss=loss)
+    except (ValueError, TypeError, AutoEncoderError) as e:
+        raise AutoEncoderError(f"{path} does not describe a trial: {e}") from None
+
+
+def _weights(g):
+    with g.X.graph.as_default():
+        return tf.train.Saver(tf.trainable_variables())
+
+
 # ---- Shell ---------------------------------------------------------------------------------------
 
 
 def train_command(args):
     """Trains the tutorial's autoencoder on MNIST, evaluates it on the test images, draws X | G, and
     writes its graph and losses for TensorBoard."""
-    hp = HParams(**{field.name: getattr(args, field.name) for field in dataclasses.fields(HParams)})
     data = read_data_sets(args.data_dir)
-    g = build(hp)
+    g = build(_hparams(args))
     with start(g) as sess:
         train(sess, g, data, args.logdir)
         print(evaluate(sess, g, data.test.images))
         X, labels = data.test.images[:1000], data.test.labels[:1000]  # enough to have each digit
         G = sess.run(g.G, {g.X: X})
-    picture = io.BytesIO()
-    plot_reconstruction(X, G, labels).savefig(picture, dpi=100)
-    write_whole(args.logdir / "reconstruction.png", picture.getvalue())
-    print(f"X | G: {_shown(args.logdir / 'reconstruction.png')}")
+    _save(plot_reconstruction(X, G, labels), args.logdir / "reconstruction.png", "X | G")
     print(f"graph and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
+
+
+def compare_command(args):
+    """Trains an autoencoder for each Z_n, and compares it on the test images with PCA of as many
+    components: the score, and how many digits the 5 nearest codes of training images name."""
+    hps = [dataclasses.replace(_hparams(args, "Z_n"), Z_n=Z_n) for Z_n in args.Z_n]
+    data = read_data_sets(args.data_dir)
+    comparisons = {}
+    for hp in hps:
+        print(f"Z_n: {hp.Z_n}")
+        g = build(hp)
+        with start(g) as sess:
+            train(sess, g, data, args.logdir / f"Z_n={hp.Z_n}")
+            comparisons[hp.Z_n] = compare(sess, g, data)
+    train_set, test = data.train, data.test
+    raw_accuracy = knn_accuracy(train_set.images, test.images, train_set.labels, test.labels)
+    print(comparison_table(comparisons, raw_accuracy))
+    picture = plot_comparison(test, comparisons, raw_accuracy)
+    _save(picture, args.logdir / "compare.png", "picture")
+
+
+def tune_command(args):
+    """Searches for better hyperparameters: trains on training images, judges on validation images,
+    and evaluates the best trial, and only that, on the test images. A search that was stopped goes
+    on where it stopped."""
+    base = _hparams(args)
+    space = {name: [_numbers(text) for text in texts] for name, *texts in args.vary} or SPACE
+    data = read_data_sets(args.data_dir)
+    if args.trial is not None:
+        trial, _ = run_trial(data, args.logdir, args.trial, base, space)
+        print(f"trial {args.trial}: validation loss {trial.validation_loss:.3f}")
+        return
+    trials, evaluation = tune(data, args.logdir, args.trials, base, space)
+    print(tuning_table(trials, space))
+    print(f"trial {next(iter(trials))} on the test images: {evaluation}")
+    print(f"table of trials: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
+
+
+def _hparams(args, *without):
+    """The recipe, with the hyperparameters that were given as flags in place of its own."""
+    if args.recipe not in RECIPES:
+        raise AutoEncoderError(f"there is no recipe {args.recipe}, only {', '.join(RECIPES)}")
+    names = [field.name for field in dataclasses.fields(HParams) if field.name not in without]
+    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    return dataclasses.replace(RECIPES[args.recipe], **given)
+
+
+def _save(figure, path, what):
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=100)
+    write_whole(path, picture.getvalue())
+    print(f"{what}: {_shown(path)}")
 
 
 def _shown(path):
@@ -748,44 +1085,91 @@ class Parser(argparse.ArgumentParser):
 def _parser():
     parser = Parser(prog="autoencoder.py")
     commands = parser.add_subparsers()
-    train = commands.add_parser(
-        "train",
-        prog="autoencoder.py [train]",
-        usage="%(prog)s [--flag value ...]",
-        description=" ".join(train_command.__doc__.split()),
-        epilog="Without flags it is the tutorial's own network, with its own numbers.",
-        allow_abbrev=False,
-    )
-    train.set_defaults(run=train_command)
-    flags = train.add_argument_group("hyperparameters")
-    for field in dataclasses.fields(HParams):
-        several = isinstance(field.default, tuple)
-        default = " ".join(map(str, field.default)) if several else field.default
-        flags.add_argument(
-            f"--{field.name}",
-            type=_number,
-            nargs="+" if several else None,
-            default=field.default,
-            metavar="N" if field.type is not float else "X",
-            help=f"{field.metadata['help']} (default: {default})",
+
+    def add(name, run, prog, logdir, **several):
+        command = commands.add_parser(
+            name,
+            prog=prog,
+            usage="%(prog)s [--flag value ...]",
+            description=" ".join(run.__doc__.split()),
+            epilog="Without flags it is the tutorial's own network, with its own numbers.",
+            allow_abbrev=False,
         )
-    folders = train.add_argument_group("folders")
-    folders.add_argument(
-        "--data_dir",
-        type=Path,
-        default=DATA_DIR,
-        metavar="DIR",
-        help="the four IDX files; those of MNIST are fetched if missing (default: MNIST_data)",
+        command.set_defaults(run=run)
+        flags = command.add_argument_group("hyperparameters")
+        flags.add_argument(
+            "--recipe",
+            default="seed",
+            metavar="NAME",
+            help="seed: the tutorial's; tuned: found by tune (default: seed)",
+        )
+        for field in dataclasses.fields(HParams):
+            default, tuned = several.get(field.name, field.default), ""
+            if getattr(RECIPES["tuned"], field.name) != field.default:
+                tuned = f"; tuned: {getattr(RECIPES['tuned'], field.name)}"
+            many, choices = isinstance(default, tuple), field.metadata["choices"]
+            flags.add_argument(
+                f"--{field.name}",
+                type=_number,
+                nargs="+" if many else None,
+                default=several.get(field.name, argparse.SUPPRESS),
+                metavar="|".join(choices) or ("X" if field.type is float else "N"),
+                help=f"{field.metadata['help']} (default: {_spaced(default)}{tuned})",
+            )
+        folders = command.add_argument_group("folders")
+        folders.add_argument(
+            "--data_dir",
+            type=Path,
+            default=DATA_DIR,
+            metavar="DIR",
+            help="the four IDX files; those of MNIST are fetched if missing (default: MNIST_data)",
+        )
+        folders.add_argument(
+            "--logdir",
+            type=Path,
+            default=logdir,
+            metavar="DIR",
+            help="the run's own files; those of an earlier run there are replaced when this one is "
+            f"complete, other files stay (default: logs/{logdir.name})",
+        )
+        return command
+
+    add("train", train_command, "autoencoder.py [train]", LOGDIR)
+    add("compare", compare_command, None, LOGDIR.parent / "compare", Z_n=(2, 5, 10, 20, 40))
+    command = add("tune", tune_command, None, LOGDIR.parent / "tune")
+    search = command.add_argument_group("search")
+    search.add_argument(
+        "--trials",
+        type=_number,
+        default=20,
+        metavar="N",
+        help="how many combinations to try, drawn by the seed (default: 20)",
     )
-    folders.add_argument(
-        "--logdir",
-        type=Path,
-        default=LOGDIR,
-        metavar="DIR",
-        help="the run's own files; those of an earlier run there are replaced when this one is "
-        "complete, other files stay (default: logs/AutoEncoder)",
+    search.add_argument(
+        "--trial",
+        type=_number,
+        metavar="K",
+        help="run trial K alone, 0 being the first; without it, all that are not finished",
+    )
+    search.add_argument(
+        "--vary",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a hyperparameter and the values to try, in place of the default, which is "
+        + ", ".join(f"--vary {name} {_spaced(values)}" for name, values in SPACE.items()),
     )
     return parser, commands.choices
+
+
+def _spaced(value):
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _numbers(text):
+    values = tuple(map(_number, text.split()))  # "500 300" is one value of enc_n
+    return values[0] if len(values) == 1 else values
 
 
 def _number(text):

@@ -85,7 +85,31 @@ def test_initial_weights_are_truncated_normal_and_independent(g, sess):
             assert abs(np.corrcoef(a.ravel()[:n], b.ravel()[:n])[0, 1]) < 5 / np.sqrt(n)
 
 
-def test_forward_pass_is_plain_numpys(g, sess, mnist):
+@pytest.mark.parametrize("init", ["he", "glorot"])
+def test_initial_weights_of_other_kinds(init):
+    g = ae.build(ae.HParams(init=init))
+    with tf.Session(graph=g.X.graph) as sess:
+        sess.run(g.init)
+        arrays = weights(g, sess)
+    for w, b in zip(arrays[::2], arrays[1::2]):
+        n, m = w.shape
+        std = {"he": (2 / n) ** 0.5, "glorot": (2 / (n + m)) ** 0.5}[init]
+        assert w.std() == pytest.approx(std, rel=0.03)
+        assert np.abs(w).max() <= 2 * std / 0.87962 and not b.any()
+
+
+CHOICES = {"seed": {}, "others": dict(activation="swish", Z_activation="linear", init="he")}
+
+
+@pytest.mark.parametrize("choices", CHOICES)
+def test_forward_pass_is_plain_numpys(mnist, choices):
+    g = ae.build(ae.HParams(**CHOICES[choices]))
+    with tf.Session(graph=g.X.graph) as sess:
+        sess.run(g.init)
+        check_forward_pass(g, sess, mnist, choices == "others")
+
+
+def check_forward_pass(g, sess, mnist, others):
     w1, b1, w2, b2, wz, bz, w3, b3, w4, b4, wg, bg = (
         array.astype(np.float64) for array in weights(g, sess)
     )
@@ -94,8 +118,13 @@ def test_forward_pass_is_plain_numpys(g, sess, mnist):
     def relu(x):
         return np.maximum(x, 0)
 
-    Z = relu(relu(relu(X @ w1 + b1) @ w2 + b2) @ wz + bz)
-    G = 1 / (1 + np.exp(-(relu(relu(Z @ w3 + b3) @ w4 + b4) @ wg + bg)))
+    def swish(x):
+        return x / (1 + np.exp(-x))
+
+    f = swish if others else relu
+    Z = f(f(X @ w1 + b1) @ w2 + b2) @ wz + bz
+    Z = Z if others else relu(Z)
+    G = 1 / (1 + np.exp(-(f(f(Z @ w3 + b3) @ w4 + b4) @ wg + bg)))
     got_Z, got_G, got_loss = sess.run([g.Z, g.G, g.loss], {g.X: X})
     np.testing.assert_allclose(got_Z, Z, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(got_G, G, rtol=1e-4, atol=1e-5)
@@ -113,7 +142,8 @@ def test_trajectory_is_the_tutorials_on_tensorflow_1(g, sess, mnist, steps_of):
     assert score == pytest.approx(SEED_TRAJECTORY["score_before"], rel=1e-5)
     order = np.random.RandomState(1).permutation(55000)
     steps = steps_of(sess, g, mnist.train.pixels)
-    losses = [steps(order, k, k + 1) for k in range(200)]
+    rates = np.full(550, 0.001)
+    losses = [steps(order, rates, k, k + 1) for k in range(200)]
     expected = SEED_TRAJECTORY["loss_before_each_step"]
     np.testing.assert_allclose(losses[:100], expected[:100], rtol=1e-5)
     np.testing.assert_allclose(losses, expected, rtol=1e-2)

@@ -25,7 +25,8 @@ def variables(g, sess):
 def test_the_defaults_are_the_tutorials():
     assert dataclasses.asdict(ae.HParams()) == {
         "X_n": 784, "enc_n": (500, 300), "Z_n": 20, "dec_n": (300, 500),
-        "epoch_n": 10, "batch_size": 100, "learning_rate": 0.001, "seed": 0,
+        "activation": "relu", "Z_activation": "relu", "init": "normal",
+        "epoch_n": 10, "batch_size": 100, "learning_rate": 0.001, "schedule": "constant", "seed": 0,
     }  # fmt: skip
 
 
@@ -36,6 +37,7 @@ def test_the_defaults_are_the_tutorials():
         ("dec_n", (3.5,)), ("epoch_n", "x"), ("epoch_n", 2.5), ("epoch_n", True),
         ("batch_size", 0), ("batch_size", None), ("learning_rate", 0), ("learning_rate", "fast"),
         ("learning_rate", float("nan")), ("learning_rate", float("inf")), ("seed", -1),
+        ("activation", "Relu"), ("Z_activation", None), ("init", 0.1), ("schedule", True),
     ],
 )  # fmt: skip
 def test_a_wrong_hyperparameter_is_named(name, value):
@@ -66,7 +68,7 @@ def test_every_image_once_an_epoch_and_in_another_order(small_hp):
             self.batches = []
 
         def run(self, fetches, feed):
-            self.batches += feed.values()
+            self.batches += [images for images in feed.values() if images.ndim]
             return 0.0, None
 
     small_hp = dataclasses.replace(small_hp, X_n=1)
@@ -89,10 +91,14 @@ def small_pixels(n):
     return np.random.RandomState(0).randint(0, 256, (n, 16), np.uint8)
 
 
+OTHER_CHOICES = dict(activation="swish", Z_activation="linear", init="he", schedule="cosine")
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
 @pytest.mark.parametrize("kind", ["bytes", "floats"])
-def test_the_compiled_program_is_the_tutorials_loop(small_hp, batch_size, kind):
-    hp = dataclasses.replace(small_hp, batch_size=batch_size)
+@pytest.mark.parametrize("choices", [{}, OTHER_CHOICES])
+def test_the_compiled_program_is_the_tutorials_loop(small_hp, batch_size, kind, choices):
+    hp = dataclasses.replace(small_hp, batch_size=batch_size, **choices)
     images = small_pixels(250) if kind == "bytes" else np.float32(small_pixels(250) / 300)
     results = []
     for steps_of in (ae.fed_steps, ae.compiled_steps):
@@ -107,6 +113,24 @@ def test_the_compiled_program_is_the_tutorials_loop(small_hp, batch_size, kind):
     assert len(fed) == len(compiled) == 38
     for a, b in zip(fed, compiled):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "schedule, factors", [("constant", [1] * 6), ("cosine", [4, 2 + 3**0.5, 3, 2, 1, 2 - 3**0.5])]
+)
+def test_the_step_size_of_each_step(small_hp, schedule, factors):
+    hp = dataclasses.replace(small_hp, learning_rate=0.004, schedule=schedule)
+    rates = np.concatenate([ae.learning_rates(hp, epoch, 3) for epoch in (1, 2)])
+    by_hand = 0.004 / factors[0] * np.array(factors)  # cosine of 0, 30, 60, 90, 120, 150 degrees
+    np.testing.assert_allclose(rates, by_hand, rtol=1e-6)
+    g = ae.build(hp)
+    images, moved = np.float32(small_pixels(3) / 255), []
+    for rate in rates[:3]:
+        with ae.start(g) as sess:  # the first step of Adam moves each weight by the step size
+            before = variables(g, sess)[11]  # the biases of G
+            sess.run(g.opt, {g.X: images, g.rate: rate})
+            moved.append(np.abs(variables(g, sess)[11] - before).max())
+    np.testing.assert_allclose(moved, rates[:3], rtol=1e-2)
 
 
 @pytest.mark.slow
