@@ -712,17 +712,19 @@ def make_folder(folder):
 
 class Evaluation(NamedTuple):
     score: float  # mean loss of 100 images, the number that the tutorial prints
-    per_image: float  # mean over images of the sum over pixels of (G - X)^2 / 2
-    per_pixel: float  # mean of (G - X)^2
     live: int  # latent variables that are not 0 for every image
+    X_n: int
     Z_n: int
 
-    @classmethod
-    def of(cls, loss, X, live):
-        """From the loss of all images X together, and whether each latent is live (Z_n,)."""
-        return cls(
-            100 * loss / len(X), loss / len(X), 2 * loss / X.size, int(live.sum()), live.size
-        )
+    @property
+    def per_image(self):
+        """Mean over images of the sum over pixels of (G - X)^2 / 2."""
+        return self.score / 100
+
+    @property
+    def per_pixel(self):
+        """Mean of (G - X)^2."""
+        return 2 * self.per_image / self.X_n
 
     def __str__(self):
         return (
@@ -739,7 +741,7 @@ def evaluate(sess, g, images):
         loss, Z = sess.run([g.loss, g.Z], {g.X: images[start : start + 1000]})
         total += float(loss)
         live |= (Z != 0).any(axis=0)
-    return Evaluation.of(total, images, live)
+    return Evaluation(100 * total / len(images), int(live.sum()), g.hp.X_n, g.hp.Z_n)
 
 
 def pca(X, n):
@@ -764,17 +766,22 @@ def compare(sess, g, data):
 
     data: DataSets, labels not one-hot. -> {"PCA": Comparison, "autoencoder": Comparison}
     """
-    train_X, X, labels = data.train.images, data.test.images, data.test.labels
-    mean, components = pca(train_X, g.hp.Z_n)
-    codes = [np.float32((images - mean) @ components) for images in (train_X, X)]
-    G = np.float32(codes[1] @ components.T + mean)
-    loss = 0.5 * np.square(G - X, dtype=np.float64).sum()
-    evaluation = Evaluation.of(loss, X, (codes[1] != 0).any(axis=0))
-    by_pca = Comparison(evaluation, knn_accuracy(*codes, data.train.labels, labels), G)
-    codes = [sess.run(g.Z, {g.X: images}) for images in (train_X, X)]
-    accuracy = knn_accuracy(*codes, data.train.labels, labels)
-    G = sess.run(g.G, {g.X: X})
-    return {"PCA": by_pca, "autoencoder": Comparison(evaluate(sess, g, X), accuracy, G)}
+    images, X = data.train.images, data.test.images
+    mean, components = pca(images, g.hp.Z_n)
+    codes, test_codes = (np.float32((x - mean) @ components) for x in (images, X))
+    G = np.float32(test_codes @ components.T + mean)
+    score = 50 * np.square(G - X, dtype=np.float64).sum() / len(X)
+    live = int((test_codes != 0).any(axis=0).sum())
+    Z, test_Z = (sess.run(g.Z, {g.X: x}) for x in (images, X))
+    labels = data.train.labels, data.test.labels
+    return {
+        "PCA": Comparison(
+            Evaluation(score, live, *components.shape), knn_accuracy(codes, test_codes, *labels), G
+        ),
+        "autoencoder": Comparison(
+            evaluate(sess, g, X), knn_accuracy(Z, test_Z, *labels), sess.run(g.G, {g.X: X})
+        ),
+    }
 
 
 def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
@@ -904,13 +911,11 @@ def tune(data, logdir, trials=20, base=RECIPES["seed"], space=SPACE):
         begin = time.perf_counter()
         print(f"trial {number} ({number + 1} of {trials}): ", end="")
         done[number], is_new = run_trial(data, logdir, number, base, space)
-        seconds += [time.perf_counter() - begin] * is_new
         best = min(done, key=lambda number: done[number].validation_loss)
-        line = f"best so far: trial {best}, validation loss {done[best].validation_loss:.3f}"
-        if is_new and number + 1 < trials:
-            left = np.mean(seconds) * (trials - number - 1)
-            line += f"; at most {math.ceil(left / 60)} min left"
-        print(line, flush=True)
+        print(f"best so far: trial {best}, {done[best].validation_loss:.3f}", end="")
+        seconds += [time.perf_counter() - begin] * is_new
+        left = np.mean(seconds or 0) * (trials - number - 1) / 60
+        print(f"; about {math.ceil(left)} min left" if left else "", flush=True)
     if math.isinf(done[best].validation_loss):
         raise AutoEncoderError("all trials diverged: try smaller values of learning_rate")
     ranking = dict(sorted(done.items(), key=lambda item: item[1].validation_loss))
@@ -1032,10 +1037,10 @@ def compare_command(args):
         with start(g) as sess:
             train(sess, g, data, args.logdir / f"Z_n={hp.Z_n}")
             comparisons[hp.Z_n] = compare(sess, g, data)
-    train_set, test = data.train, data.test
-    raw_accuracy = knn_accuracy(train_set.images, test.images, train_set.labels, test.labels)
+    labels = data.train.labels, data.test.labels
+    raw_accuracy = knn_accuracy(data.train.images, data.test.images, *labels)
     print(comparison_table(comparisons, raw_accuracy))
-    picture = plot_comparison(test, comparisons, raw_accuracy)
+    picture = plot_comparison(data.test, comparisons, raw_accuracy)
     _save(picture, args.logdir / "compare.png", "picture")
 
 
@@ -1086,7 +1091,9 @@ def _parser():
     parser = Parser(prog="autoencoder.py")
     commands = parser.add_subparsers()
 
-    def add(name, run, prog, logdir, **several):
+    def add(name, run, prog=None, logdir=None, **several):
+        """A command with the flags that all have; of the hyperparameters in `several`, it takes
+        more than one value."""
         command = commands.add_parser(
             name,
             prog=prog,
@@ -1097,69 +1104,45 @@ def _parser():
         )
         command.set_defaults(run=run)
         flags = command.add_argument_group("hyperparameters")
-        flags.add_argument(
-            "--recipe",
-            default="seed",
-            metavar="NAME",
-            help="seed: the tutorial's; tuned: found by tune (default: seed)",
-        )
+        recipe = "seed: the tutorial's; tuned: the best that tune has found (default: seed)"
+        flags.add_argument("--recipe", default="seed", metavar="|".join(RECIPES), help=recipe)
         for field in dataclasses.fields(HParams):
             default, tuned = several.get(field.name, field.default), ""
             if getattr(RECIPES["tuned"], field.name) != field.default:
                 tuned = f"; tuned: {getattr(RECIPES['tuned'], field.name)}"
-            many, choices = isinstance(default, tuple), field.metadata["choices"]
             flags.add_argument(
                 f"--{field.name}",
                 type=_number,
-                nargs="+" if many else None,
+                nargs="+" if isinstance(default, tuple) else None,
                 default=several.get(field.name, argparse.SUPPRESS),
-                metavar="|".join(choices) or ("X" if field.type is float else "N"),
+                metavar="|".join(field.metadata["choices"]) or ("N", "X")[field.type is float],
                 help=f"{field.metadata['help']} (default: {_spaced(default)}{tuned})",
             )
         folders = command.add_argument_group("folders")
+        data_dir = "the four IDX files; those of MNIST are fetched if missing (default: MNIST_data)"
         folders.add_argument(
-            "--data_dir",
-            type=Path,
-            default=DATA_DIR,
-            metavar="DIR",
-            help="the four IDX files; those of MNIST are fetched if missing (default: MNIST_data)",
+            "--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir
         )
-        folders.add_argument(
-            "--logdir",
-            type=Path,
-            default=logdir,
-            metavar="DIR",
-            help="the run's own files; those of an earlier run there are replaced when this one is "
-            f"complete, other files stay (default: logs/{logdir.name})",
+        logdir = logdir or LOGDIR.parent / name
+        own = (
+            "the command's own files; those of an earlier run there are replaced when this one is "
+            f"complete, other files stay (default: logs/{logdir.name})"
         )
+        folders.add_argument("--logdir", type=Path, default=logdir, metavar="DIR", help=own)
         return command
 
     add("train", train_command, "autoencoder.py [train]", LOGDIR)
-    add("compare", compare_command, None, LOGDIR.parent / "compare", Z_n=(2, 5, 10, 20, 40))
-    command = add("tune", tune_command, None, LOGDIR.parent / "tune")
-    search = command.add_argument_group("search")
-    search.add_argument(
-        "--trials",
-        type=_number,
-        default=20,
-        metavar="N",
-        help="how many combinations to try, drawn by the seed (default: 20)",
+    add("compare", compare_command, Z_n=(2, 5, 10, 20, 40))
+    search = add("tune", tune_command).add_argument_group("search")
+    trials = "how many combinations to try, drawn by the seed (default: 20)"
+    search.add_argument("--trials", type=_number, default=20, metavar="N", help=trials)
+    trial = "run trial K alone, the first being 0; without it, all that have not finished"
+    search.add_argument("--trial", type=_number, metavar="K", help=trial)
+    vary = "a hyperparameter and the values to try; may be repeated. Default: " + ", ".join(
+        f"--vary {name} {_spaced(values)}" for name, values in SPACE.items()
     )
-    search.add_argument(
-        "--trial",
-        type=_number,
-        metavar="K",
-        help="run trial K alone, 0 being the first; without it, all that are not finished",
-    )
-    search.add_argument(
-        "--vary",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a hyperparameter and the values to try, in place of the default, which is "
-        + ", ".join(f"--vary {name} {_spaced(values)}" for name, values in SPACE.items()),
-    )
+    name = ("NAME", "VALUE")
+    search.add_argument("--vary", nargs="+", action="append", default=[], metavar=name, help=vary)
     return parser, commands.choices
 
 

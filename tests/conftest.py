@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,14 +31,18 @@ def idx(array):
 
 @pytest.fixture
 def small_dir(tmp_path):
-    """A folder of four small IDX files: 5,300 training images of 4 x 4 pixels and 100 test images."""
+    return small_files(tmp_path)
+
+
+def small_files(folder):
+    """Four small IDX files: 5,300 training images of 4 x 4 pixels and 100 test images."""
     rs = np.random.RandomState(0)
     for part, n in (("train", 5300), ("t10k", 100)):
         images = rs.randint(0, 256, (n, 4, 4), np.uint8)
         labels = rs.randint(0, 10, n).astype(np.uint8)
-        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
-        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
-    return tmp_path
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    return folder
 
 
 @pytest.fixture
@@ -61,6 +66,12 @@ def main_job(tmp_path_factory):
 
 def score_of(stdout):
     return float(re.search(r"^score: ([0-9.]+) .* of 20 latents", stdout, re.MULTILINE)[1])
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def files(folder):

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import autoencoder as ae
-from conftest import ROOT, score_of
+from conftest import ROOT, free_port, score_of
 
 NOTEBOOK = ROOT / "AutoEncoder.ipynb"
 
@@ -195,9 +194,7 @@ def test_run_all_in_jupyterlab(kernel_folder, main_job, monkeypatch):
         cell.outputs, cell.execution_count = [], None
     nbformat.write(empty, module / "AutoEncoder.ipynb")
     monkeypatch.delenv("PYTHONPATH")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     command += [f"--port={port}", f"--ServerApp.root_dir={module}", "--IdentityProvider.token="]

@@ -291,8 +291,10 @@ def test_the_score_is_the_tutorials_and_its_line(mnist):
         result = ae.evaluate(sess, g, mnist.test.images)
         seed_score = sess.run(g.loss, feed_dict={g.X: mnist.test.images}) / 100
     assert result.score == pytest.approx(seed_score, rel=1e-5)
-    line = ae.Evaluation(486.233, 4.86233, 0.012404, 12, 20)
-    assert str(line).startswith("score: 486.233 ") and "12 of 20 latents" in str(line)
+    line = ae.Evaluation(486.233, 12, 784, 20)
+    assert str(line).startswith(
+        "score: 486.233 (4.862 per image, 0.01240 per pixel)"
+    ) and "12 of 20 latents" in str(line)
 
 
 def test_the_picture_shows_the_images_it_is_given():
