@@ -973,10 +973,12 @@ def trial_hparams(number, base, space):
     """The hyperparameters of trial 0, 1, ...: one of the combinations of `space`, {name: values},
     and those of `base` for all others. Drawn by base.seed, and never the same twice: as many trials
     as there are combinations are a grid search."""
-    names = {field.name for field in dataclasses.fields(HParams)}
+    names = [field.name for field in dataclasses.fields(HParams)]
     for name, values in space.items():
         if name not in names:
             raise AutoEncoderError(f"there is no hyperparameter {name}, only {', '.join(names)}")
+        if not values:
+            raise AutoEncoderError(f"there are no values of {name} to try")
         for value in values:
             dataclasses.replace(base, **{name: value})  # an error if it is wrong
     sizes = [len(values) for values in space.values()]

@@ -46,7 +46,7 @@ def test_the_main_job_in_short(tmp_path):
     ]
     assert (tmp_path / "run" / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
     kinds = [path.name.split(".")[0] for path in sorted((tmp_path / "run").rglob("*.*"))]
-    assert sorted(kinds) == ["events", "events", "hparams", "reconstruction"]
+    assert sorted(kinds) == ["events", "events", "events", "hparams", "reconstruction"]
 
 
 BAD = {
@@ -59,7 +59,22 @@ BAD = {
     "--seed 1.5": "seed must be a whole number from 0 to 2147483647, not 1.5",
     "--Z_n 99999999999": "Z_n must be a whole number from 1 to 1000000, not 99999999999",
     "--epochs 3": "unrecognized arguments: --epochs 3 (see --help)",
-    "tarin": "there is no command tarin, only train",
+    "tarin": "there is no command tarin, only train, compare, tune",
+    "--recipe best": "there is no recipe best, only seed, tuned",
+    "--activation tanh": "activation must be relu or swish, not 'tanh'",
+    "--schedule 0": "schedule must be constant or cosine, not 0",
+    "compare --Z_n 2 0": "Z_n must be a whole number from 1 to 1000000, not 0",
+    "compare --Z_n 2 --logdir {file}": "{file}/Z_n=2/train is not a folder to write to: Not a directory",
+    "tune --trials 0": "trials must be a whole number from 1, not 0",
+    "tune --trials many": "trials must be a whole number from 1, not 'many'",
+    "tune --trials 145": "there is no trial 144: the space holds 144 combinations, from 0",
+    "tune --trial -1": "there is no trial -1: the space holds 144 combinations, from 0",
+    "tune --trial 0.5": "there is no trial 0.5: the space holds 144 combinations, from 0",
+    "tune --vary size 1": "there is no hyperparameter size, only X_n, enc_n, Z_n, dec_n, activation, Z_activation, init, epoch_n, batch_size, learning_rate, schedule, seed",
+    "tune --vary seed": "there are no values of seed to try",
+    "tune --vary Z_n 5 0": "Z_n must be a whole number from 1 to 1000000, not 0",
+    "tune --trial 0 --vary enc_n 5000000": "enc_n must be a whole number from 1 to 1000000, not 5000000",
+    "tune --logdir {file}": "{file}/trial-000/train is not a folder to write to: Not a directory",
     "--learning_rate 1e39": "learning_rate must be a number above 0, at most 1e+38, not 1e+39",
     "--data_dir {file}": "data_dir {file} is not a folder",
     "--batch_size 55001": "batch_size is 55001, but there are 55000 training images",
@@ -102,14 +117,15 @@ def test_a_closed_pipe_and_a_full_disk_are_one_line(target, tmp_path):
 
 
 def test_help_names_every_hyperparameter_and_its_default():
-    for arguments in (["--help"], ["train", "--help"]):
+    for arguments in (["--help"], ["train", "--help"], ["compare", "--help"], ["tune", "--help"]):
         run = shell(*arguments)
         assert (run.returncode, run.stderr) == (0, "")
         for flag in ("--X_n", "--enc_n", "--Z_n", "--dec_n", "--epoch_n", "--batch_size",
-                     "--learning_rate", "--seed", "--data_dir", "--logdir"):  # fmt: skip
+                     "--learning_rate", "--seed", "--activation", "--Z_activation", "--init",
+                     "--schedule", "--recipe", "--data_dir", "--logdir"):  # fmt: skip
             assert re.search(rf"{flag} .*", run.stdout)
-        for default in ("500 300", "0.001", "MNIST_data"):
-            assert f"(default: {default})" in re.sub(r"\s+", " ", run.stdout)
+        for default in ("(default: 500 300)", "(default: 0.001; tuned: ", "(default: MNIST_data)"):
+            assert default in re.sub(r"\s+", " ", run.stdout)
 
 
 def test_importing_does_nothing_but_define(tmp_path):
