@@ -149,10 +149,12 @@ class HParams:
 
 RECIPES = {
     "seed": HParams(),
+    # The best on validation images of the 40 trials of `python autoencoder.py tune --trials 40`,
+    # drawn from the 144 combinations of SPACE: trial 39, validation loss 225.6.
     "tuned": HParams(
         activation="swish",
         Z_activation="linear",
-        init="glorot",
+        init="he",
         batch_size=50,
         learning_rate=0.004,
         schedule="cosine",
@@ -443,18 +445,22 @@ def start(g):
 
     A GPU is used where there is one, and only the memory that is needed of it.
     """
-    config = tf.ConfigProto(allow_soft_placement=True)
-    config.gpu_options.allow_growth = True
-    with without_start_up_noise():
-        sess = tf.Session(graph=g.X.graph, config=config)
-        gpus = tf.config.list_physical_devices("GPU")
+    sess = _session(g.X.graph)
     sess.run(g.init)
+    gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unnamed")
         print(f"device: GPU, {name}")
     else:
         print(f"device: CPU, {os.cpu_count()} cores")
     return sess
+
+
+def _session(graph):
+    config = tf.ConfigProto(allow_soft_placement=True)
+    config.gpu_options.allow_growth = True
+    with without_start_up_noise():
+        return tf.Session(graph=graph, config=config)
 
 
 # ---- Training ------------------------------------------------------------------------------------
@@ -789,12 +795,19 @@ def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
 
     Nearest by Euclidean distance; of labels that are equally frequent, the smallest.
     """
-    right, squares = 0, np.square(codes).sum(axis=1)
-    for i in range(0, len(test_codes), 500):
-        distance = squares - 2 * test_codes[i : i + 500] @ codes.T  # less a term of the test code
-        nearest = labels[np.argpartition(distance, k, axis=1)[:, :k]]
-        majority = [np.bincount(row).argmax() for row in nearest]
-        right += (majority == test_labels[i : i + 500]).sum()
+    with tf.Graph().as_default() as graph:
+        given, asked = (tf.placeholder(tf.float32, [None, codes.shape[1]]) for _ in range(2))
+        kept = tf.Variable(given, trainable=False, validate_shape=False)
+        # Half of the squared distance, less what is the same for all codes: the nearest is greatest.
+        nearness = tf.matmul(asked, kept, transpose_b=True) - tf.reduce_sum(kept**2, 1) / 2
+        nearest = tf.math.top_k(nearness, k).indices
+    right = 0
+    with _session(graph) as sess:
+        sess.run(kept.initializer, {given: codes})
+        for i in range(0, len(test_codes), 500):
+            votes = labels[sess.run(nearest, {asked: test_codes[i : i + 500]})]
+            named = [np.bincount(row).argmax() for row in votes]
+            right += (named == test_labels[i : i + 500]).sum()
     return right / len(test_codes)
 
 

@@ -271,7 +271,9 @@ def test_the_tuned_recipe_keeps_what_its_search_found(mnist):
     with ae.start(g) as sess:
         history = ae.train(sess, g, mnist)
         evaluation = ae.evaluate(sess, g, mnist.test.images)
-    assert history[-1].validation_loss == pytest.approx(TUNED, rel=0.03)
+    assert history[-1].validation_loss == pytest.approx(
+        225.6, rel=0.03
+    )  # seeds and machines differ by 1% or so
     assert evaluation.score < 250 and evaluation.live == 20
 
 
