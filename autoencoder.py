@@ -3,6 +3,8 @@
     read_data_sets -> inputs -> encode -> decode -> l2_loss -> training     (together: build)
                    -> start -> train -> evaluate -> plot_reconstruction
 
+and what the tutorial asks for and leaves out: compare, with PCA, and tune.
+
 | symbol     | shape          | description                                                  |
 |------------|----------------|--------------------------------------------------------------|
 | X          | (batch, X_n)   | images, float32 in [0, 1]; one row is one image of 28 x 28   |
@@ -73,15 +75,21 @@ def without_start_up_noise():
                     os.write(2, line)
 
 
-if __name__ == "__main__" and sys.stderr.isatty():
-    print("loading TensorFlow ...", end="", file=sys.stderr, flush=True)
+def note(text):
+    """Shows a line on the terminal, if there is one, until the next takes its place."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    note("loading TensorFlow ...")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
 with without_start_up_noise():
     import tensorflow.compat.v1 as tf
     from tensorboard.plugins.hparams import api_pb2
     from tensorboard.plugins.hparams import summary as hparams_summary
-if __name__ == "__main__" and sys.stderr.isatty():
-    print("\r\033[K", end="", file=sys.stderr, flush=True)
+if __name__ == "__main__":
+    note("")
 
 if tf.__version__.startswith("2.21."):  # XLA dies of a flag that it does not know
     # Without it, a compiled loop copies most of the weights at each step.
@@ -805,20 +813,30 @@ def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
     with _session(graph) as sess:
         sess.run(kept.initializer, {given: codes})
         for i in range(0, len(test_codes), 500):
+            note(f"nearest neighbours: {100 * i // len(test_codes)}%")
             votes = labels[sess.run(nearest, {asked: test_codes[i : i + 500]})]
             named = [np.bincount(row).argmax() for row in votes]
             right += (named == test_labels[i : i + 500]).sum()
+    note("")
     return right / len(test_codes)
 
 
 def comparison_table(comparisons, raw_accuracy):
     """The text of a table. comparisons: {Z_n: compare(...)}"""
-    lines = ["Z_n  way             score  per image  per pixel  digits named"]
-    for Z_n, ways in sorted(comparisons.items()):
-        for way, (of, accuracy, _) in ways.items():
-            line = f"{Z_n:3}  {way:12}{of.score:9.1f}{of.per_image:11.3f}{of.per_pixel:11.5f}"
-            lines.append(f"{line}{100 * accuracy:13.2f}%")
-    return "\n".join([*lines, f"     raw pixels{100 * raw_accuracy:48.2f}%"])
+    head = ["Z_n", "way", "score", "per image", "per pixel", "digits named"]
+    rows = [
+        [Z_n, way, f"{of.score:.1f}", f"{of.per_image:.3f}", f"{of.per_pixel:.5f}", f"{right:.2%}"]
+        for Z_n, ways in sorted(comparisons.items())
+        for way, (of, right, _) in ways.items()
+    ]
+    return _table(head, *rows, ["", "raw pixels", "", "", "", f"{raw_accuracy:.2%}"])
+
+
+def _table(*rows):
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ("  ".join(cell.rjust(n) for cell, n in zip(row, widths)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def plot_reconstruction(X, G, labels):
@@ -962,24 +980,19 @@ def run_trial(data, logdir, number, base=RECIPES["seed"], space=SPACE):
             print(e)
         _weights(g).save(sess, str(folder / "weights"), write_meta_graph=False, write_state=False)
     trial = Trial(hp, loss, live, time.perf_counter() - begin)
-    kept = trial._replace(
-        hp=dataclasses.asdict(hp), validation_loss=None if math.isinf(loss) else loss
-    )
-    write_whole(path, json.dumps(kept._asdict()).encode())
+    loss = None if math.isinf(loss) else loss  # there is no infinity in JSON
+    kept = trial._replace(hp=dataclasses.asdict(hp), validation_loss=loss)._asdict()
+    write_whole(path, json.dumps(kept).encode())
     return trial, True
 
 
 def tuning_table(trials, space=SPACE):
     """The text of a table. trials: {number: Trial}, the best first"""
-    head = ["trial", "validation loss", "live", *space]
     rows = [
-        [str(number), f"{t.validation_loss:.1f}", str(t.live)]
-        + [_spaced(getattr(t.hp, name)) for name in space]
+        [number, f"{t.validation_loss:.1f}", t.live, *(_spaced(getattr(t.hp, k)) for k in space)]
         for number, t in trials.items()
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in [head, *rows]]
-    return "\n".join(lines)
+    return _table(["trial", "validation loss", "live", *space], *rows)
 
 
 def trial_hparams(number, base, space):
