@@ -862,8 +862,8 @@ def plot_comparison(test, comparisons, raw_accuracy):
     test: DataSet; comparisons: {Z_n: compare(...)}, of which the largest Z_n up to 20 is shown in
     pictures; raw_accuracy: the knn_accuracy of the images themselves. -> Figure
     """
-    figure = Figure(figsize=(9, 6.2), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.2, 3])
+    figure = Figure(figsize=(9, 5.7), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[3, 2.6])
     score, accuracy = top.subplots(1, 2)
     Z_ns = sorted(comparisons)
     for way, marker in (("PCA", "s"), ("autoencoder", "o")):
@@ -952,7 +952,9 @@ def tune(data, logdir, trials=20, base=RECIPES["seed"], space=SPACE):
     ranking = dict(sorted(done.items(), key=lambda item: item[1].validation_loss))
     g = build(done[best].hp)
     with start(g) as sess:
-        _weights(g).restore(sess, str(_trial_folder(logdir, best) / "weights"))
+        saver = _weights(g).saver_def  # Saver.restore would say the path, in a notebook
+        path = str(_trial_folder(logdir, best) / "weights")
+        sess.run(saver.restore_op_name, {saver.filename_tensor_name: path})
         return ranking, evaluate(sess, g, data.test.images)
 
 
