@@ -43,10 +43,12 @@ import sys
 import tempfile
 import time
 import urllib.request
+import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -350,6 +352,78 @@ def write_whole(path, content):
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise AutoEncoderError(f"{path} cannot be written: {e.strerror}") from None
+
+
+def read_images(path, X_n):
+    """Reads a user's images: (n, X_n), uint8 or float32 in [0, 1]; and what its values were taken
+    for, as text.
+
+    path: an IDX file, gzip-compressed or not; .npy or .npz, (n, X_n) or (n, height, width); a PNG,
+    or a folder of them in the order of their names. AutoEncoderError names what is wrong.
+    """
+    path = Path(path)
+    if path.is_dir():
+        paths = png_files(path)
+        if not paths:
+            raise AutoEncoderError(f"{path} holds no PNG files")
+        return np.concatenate([_read_png(p, X_n) for p in paths]), "0 to 255"
+    kind = path.suffix.lower()
+    if kind == ".png":
+        return _read_png(path, X_n), "0 to 255"
+    if kind not in (".npy", ".npz"):
+        return _flat(read_idx(path, 3), path, X_n), "0 to 255"
+    try:
+        array = np.load(path, allow_pickle=False)
+        if kind == ".npz":
+            if len(array.files) != 1:
+                names = ", ".join(array.files)
+                raise AutoEncoderError(
+                    f"{path} must hold one array, not {len(array.files)}: {names}"
+                )
+            array = array[array.files[0]]
+    except OSError as e:
+        raise AutoEncoderError(f"{path} cannot be read: {e.strerror or e}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise AutoEncoderError(f"{path} is not an array of numbers: {e}") from None
+    return _in_range(_flat(array, path, X_n), path)
+
+
+def png_files(folder):
+    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() == ".png")
+
+
+def _read_png(path, X_n):
+    try:
+        image = matplotlib.image.imread(path, format="png")
+    except (OSError, SyntaxError, ValueError) as e:  # Pillow says so of a damaged file
+        reason = getattr(e, "strerror", None) or "not a PNG, or damaged"
+        raise AutoEncoderError(f"{path} cannot be read: {reason}") from None
+    if image.ndim == 3:
+        if (image[..., :1] != image[..., :3]).any():
+            raise AutoEncoderError(f"{path} is in colour: it must be greyscale")
+        image = image[..., 0]
+    return np.uint8(np.round(255 * _flat(image[None], path, X_n)))
+
+
+def _flat(array, path, X_n):
+    flat = array.reshape(len(array), -1) if array.ndim in (2, 3) and array.size else array
+    if flat.ndim != 2 or flat.shape[1] != X_n:
+        shape = " x ".join(map(str, array.shape)) or "one number"
+        raise AutoEncoderError(f"{path} is {shape}: it must hold images of {X_n} pixels")
+    return flat
+
+
+def _in_range(images, path):
+    if images.dtype.kind not in "buif":
+        raise AutoEncoderError(f"{path} holds {images.dtype}, not numbers")
+    least, most = images.min(), images.max()
+    if not (least >= 0 and most <= 255):  # NaN as well
+        raise AutoEncoderError(
+            f"{path} holds values from {least:g} to {most:g}: they must be 0 to 1, or 0 to 255"
+        )
+    if most <= 1:
+        return images.astype(np.float32), "0 to 1"
+    return (images if images.dtype == np.uint8 else np.float32(images / 255)), "0 to 255"
 
 
 # ---- Model architecture --------------------------------------------------------------------------
@@ -803,22 +877,31 @@ def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
 
     Nearest by Euclidean distance; of labels that are equally frequent, the smallest.
     """
-    with tf.Graph().as_default() as graph:
-        given, asked = (tf.placeholder(tf.float32, [None, codes.shape[1]]) for _ in range(2))
-        kept = tf.Variable(given, trainable=False, validate_shape=False)
-        # Half of the squared distance, less what is the same for all codes: the nearest is greatest.
-        nearness = tf.matmul(asked, kept, transpose_b=True) - tf.reduce_sum(kept**2, 1) / 2
-        nearest = tf.math.top_k(nearness, k).indices
     right = 0
-    with _session(graph) as sess:
-        sess.run(kept.initializer, {given: codes})
+    with nearest_of(codes, k) as nearest:
         for i in range(0, len(test_codes), 500):
             note(f"nearest neighbours: {100 * i // len(test_codes)}%")
-            votes = labels[sess.run(nearest, {asked: test_codes[i : i + 500]})]
-            named = [np.bincount(row).argmax() for row in votes]
+            indices, _ = nearest(test_codes[i : i + 500])
+            named = [np.bincount(votes).argmax() for votes in labels[indices]]
             right += (named == test_labels[i : i + 500]).sum()
     note("")
     return right / len(test_codes)
+
+
+@contextlib.contextmanager
+def nearest_of(codes, k):
+    """Yields a function: other codes (n, m) -> which k of `codes` are nearest to each, by Euclidean
+    distance, and the squares of these distances; (n, k) both, the nearest first."""
+    with tf.Graph().as_default() as graph:
+        given, asked = (tf.placeholder(tf.float32, [None, codes.shape[1]]) for _ in range(2))
+        kept = tf.Variable(given, trainable=False, validate_shape=False)
+        # What two squares leave of a squared distance, negative and halved, so that top_k serves.
+        nearness = tf.matmul(asked, kept, transpose_b=True) - tf.reduce_sum(kept**2, 1) / 2
+        top = tf.math.top_k(nearness, k)
+        squares = tf.maximum(tf.reduce_sum(asked**2, 1, keepdims=True) - 2 * top.values, 0)
+    with _session(graph) as sess:
+        sess.run(kept.initializer, {given: codes})
+        yield lambda codes: sess.run([top.indices, squares], {asked: codes})
 
 
 def comparison_table(comparisons, raw_accuracy):
@@ -888,7 +971,8 @@ def plot_comparison(test, comparisons, raw_accuracy):
 def plot_images(**rows):
     """Draws each of the arrays (n, X_n) as a row of n images beside its name. -> Figure"""
     columns = max(len(images) for images in rows.values())
-    figure = Figure(figsize=(0.9 * columns + 0.4, 0.95 * len(rows)), layout="constrained")
+    width = max(0.9 * columns + 0.4, 3)
+    figure = Figure(figsize=(width, 0.95 * len(rows)), layout="constrained")
     _draw_rows(figure, rows)
     return figure
 
@@ -952,9 +1036,7 @@ def tune(data, logdir, trials=20, base=RECIPES["seed"], space=SPACE):
     ranking = dict(sorted(done.items(), key=lambda item: item[1].validation_loss))
     g = build(done[best].hp)
     with start(g) as sess:
-        saver = _weights(g).saver_def  # Saver.restore would say the path, in a notebook
-        path = str(_trial_folder(logdir, best) / "weights")
-        sess.run(saver.restore_op_name, {saver.filename_tensor_name: path})
+        _restore(sess, g, _trial_folder(logdir, best) / "weights")
         return ranking, evaluate(sess, g, data.test.images)
 
 
@@ -1038,6 +1120,191 @@ def _weights(g):
         return tf.train.Saver(tf.trainable_variables())
 
 
+def _restore(sess, g, path):
+    try:
+        kept = tf.train.load_checkpoint(str(path))
+        with g.X.graph.as_default():
+            for variable in tf.trainable_variables():
+                assign = variable.initializer
+                sess.run(assign, {assign.inputs[1]: kept.get_tensor(variable.op.name)})
+    except (tf.errors.OpError, ValueError, RuntimeError) as e:
+        raise AutoEncoderError(f"{path} cannot be read: {str(e).splitlines()[0]}") from None
+
+
+# ---- Anomaly detection ---------------------------------------------------------------------------
+
+SCORES = ("error", "error x distance")
+
+
+def anomaly_score(sess, g, images, codes):
+    """How abnormal each of the images (n, X_n) is, in two ways: {name of SCORES: (n,)}.
+
+    `error` is the loss of the image alone: what the network cannot restore is abnormal. `error x
+    distance` multiplies it with 1 + the mean squared distance of its Z to the 5 nearest of `codes`
+    (m, Z_n), the Z of normal images: what is restored from a Z that no normal image has is abnormal
+    too; the 1 is for a network whose latents are all dead. A thousand images at a time.
+    """
+    _check(images, g.hp, np.uint8, np.float32, np.float64)
+    scores = {name: np.empty(len(images)) for name in SCORES}
+    with nearest_of(codes, 5) as nearest:
+        for i in range(0, len(images), 1000):
+            note(f"anomaly scores: {100 * i // len(images)}%")
+            X, part = scaled(images[i : i + 1000]), slice(i, i + 1000)
+            Z, G = sess.run([g.Z, g.G], {g.X: X})
+            _, squares = nearest(Z)
+            scores["error"][part] = np.square(G - X).sum(axis=1) / 2
+            scores["error x distance"][part] = scores["error"][part] * (1 + squares.mean(axis=1))
+    note("")
+    return scores
+
+
+def normal_codes(sess, g, train):
+    """Z of the first 10,000 images of `train` (DataSet), which are as good as all. -> (n, Z_n)"""
+    return sess.run(g.Z, {g.X: scaled(train.pixels[:10000])})
+
+
+def fit_threshold(scores, false_positive_rate=0.05):
+    """The score that at most this share of the scores of normal validation images (n,) exceeds."""
+    if not (isinstance(false_positive_rate, numbers.Real) and 0 < false_positive_rate < 1):
+        raise AutoEncoderError(
+            f"false_positive_rate must be a number between 0 and 1, not {false_positive_rate!r}"
+        )
+    if not len(scores) or np.isnan(scores).any():
+        raise AutoEncoderError("a threshold needs scores, and none of them NaN")
+    return float(np.quantile(scores, 1 - false_positive_rate, method="inverted_cdf"))
+
+
+class Detector(NamedTuple):
+    codes: np.ndarray  # (n, Z_n), of normal images
+    threshold: float  # a greater score is abnormal
+    false_positive_rate: float  # of validation images, as it was asked for
+    measured: float  # of test images, all normal
+
+
+def detector(sess, g, data, false_positive_rate=0.05):
+    """A Detector of what is not like `data` (DataSets); its threshold is of validation images."""
+    codes = normal_codes(sess, g, data.train)
+    validation, test = (
+        anomaly_score(sess, g, part.pixels, codes)["error x distance"]
+        for part in (data.validation, data.test)
+    )
+    threshold = fit_threshold(validation, false_positive_rate)
+    return Detector(codes, threshold, false_positive_rate, float((test > threshold).mean()))
+
+
+def detect(sess, g, images, detector):
+    """Which of the images (n, X_n) are abnormal. -> scores (n,), flags (n,)"""
+    scores = anomaly_score(sess, g, images, detector.codes)["error x distance"]
+    return scores, scores > detector.threshold
+
+
+def save_model(sess, g, detector, logdir):
+    """Keeps weights and Detector beside the hparams.json that train() wrote, for load_model."""
+    _weights(g).save(sess, str(Path(logdir, "weights")), write_meta_graph=False, write_state=False)
+    content = io.BytesIO()
+    np.savez(content, **detector._asdict())
+    write_whole(Path(logdir, "detector.npz"), content.getvalue())
+
+
+@contextlib.contextmanager
+def load_model(logdir):
+    """Yields session, Graph and Detector of the run that save_model kept in `logdir`."""
+    path = Path(logdir, "detector.npz")
+    if not path.exists():
+        how = f"python autoencoder.py --logdir {shlex.quote(str(logdir))}"
+        raise AutoEncoderError(f"there is no trained model in {logdir}: {how} makes one")
+    try:
+        hp = HParams(**json.loads(Path(logdir, "hparams.json").read_bytes()))
+        with np.load(path, allow_pickle=False) as kept:
+            detector = Detector(kept["codes"], *(float(kept[k]) for k in Detector._fields[1:]))
+        if detector.codes.ndim != 2 or detector.codes.shape[1] != hp.Z_n:
+            raise ValueError("it is of another network")
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as e:
+        raise AutoEncoderError(f"the model in {logdir} cannot be read: {e}") from None
+    g = build(hp)
+    with start(g) as sess:
+        _restore(sess, g, Path(logdir, "weights"))
+        yield sess, g, detector
+
+
+def auroc(normal, abnormal):
+    """The area under the ROC curve: how often a score of `abnormal` (n,) exceeds one of `normal`
+    (m,), of all pairs; a tie counts half."""
+    normal = np.sort(normal)
+    below, not_above = (np.searchsorted(normal, abnormal, side) for side in ("left", "right"))
+    return (below + not_above).mean() / 2 / len(normal)
+
+
+def scores_after_training_on(digits, data, hp, *images):
+    """Trains on the images of these digits alone, and scores each of `images`, (n, X_n)."""
+
+    def of(part):
+        chosen = np.isin(part.labels, digits)
+        return DataSet(part.pixels[chosen], part.labels[chosen])
+
+    note(f"training on the digits {_spaced(tuple(digits))}")
+    normal, g = data._replace(train=of(data.train), validation=of(data.validation)), build(hp)
+    with contextlib.redirect_stdout(io.StringIO()), start(g) as sess:
+        train(sess, g, normal)
+        codes = normal_codes(sess, g, normal.train)
+        return [anomaly_score(sess, g, part, codes) for part in images]
+
+
+def one_digit(data, hp, is_normal):
+    """For each digit, trains on it alone if it `is_normal`, or else on the other nine.
+
+    Yields its name, and {name of SCORES: (scores of normal, of abnormal test images)}.
+    """
+    for digit in range(10):
+        normal = [d for d in range(10) if (d == digit) == is_normal]
+        (scores,) = scores_after_training_on(normal, data, hp, data.test.pixels)
+        known = np.isin(data.test.labels, normal)
+        yield f"digit {digit}", {name: (s[known], s[~known]) for name, s in scores.items()}
+
+
+def all_digits(data, hp):
+    """Trains on all digits, and scores what is none, see no_digits. Yields as one_digit does."""
+    abnormal = no_digits(data.test)
+    images = data.test.pixels, *abnormal.values()
+    normal, *scores = scores_after_training_on(range(10), data, hp, *images)
+    for what, scores in zip(abnormal, scores):
+        yield what, {name: (normal[name], scores[name]) for name in SCORES}
+
+
+EXPERIMENTS = {
+    "one-normal": lambda data, hp: one_digit(data, hp, True),
+    "one-abnormal": lambda data, hp: one_digit(data, hp, False),
+    "no-digits": all_digits,
+}
+
+
+def no_digits(test):
+    """Images that are not what the digits of `test` (DataSet) are: {what: (n, X_n) bytes}."""
+    n, X_n = test.pixels.shape
+    squares = test.pixels.reshape(n, math.isqrt(X_n), -1)
+    return {
+        "uniform noise": np.random.default_rng(0).integers(0, 256, (1000, X_n), np.uint8),
+        "constant grey": np.repeat(np.arange(256, dtype=np.uint8)[:, None], X_n, axis=1),
+        "inverted digits": 255 - test.pixels,
+        "digits turned by 90 degrees": np.rot90(squares, axes=(1, 2)).reshape(n, X_n),
+    }
+
+
+def plot_roc(panels):
+    """Draws ROC curves. panels: {title: {label: (scores of normal, of abnormal images)}} -> Figure"""
+    figure = Figure(figsize=(4.4 * len(panels), 4.4), layout="constrained")
+    for axes, (title, curves) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
+    ):
+        for label, scores in curves.items():
+            thresholds = np.unique(np.concatenate(scores))[::-1]
+            rates = [1 - np.searchsorted(np.sort(s), thresholds, "left") / len(s) for s in scores]
+            axes.plot(*np.hstack([[[0], [0]], rates]), label=f"{label}: {auroc(*scores):.3f}", lw=1)
+        axes.set(title=title, xlabel="false positive rate", ylabel="true positive rate", aspect=1)
+        axes.legend(loc="lower right", fontsize="small", title="AUROC")
+    return figure
+
+
 # ---- Shell ---------------------------------------------------------------------------------------
 
 
@@ -1051,6 +1318,7 @@ def train_command(args):
         print(evaluate(sess, g, data.test.images))
         X, labels = data.test.images[:1000], data.test.labels[:1000]  # enough to have each digit
         G = sess.run(g.G, {g.X: X})
+        save_model(sess, g, detector(sess, g, data), args.logdir)
     _save(plot_reconstruction(X, G, labels), args.logdir / "reconstruction.png", "X | G")
     print(f"graph and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
 
@@ -1089,6 +1357,62 @@ def tune_command(args):
     print(tuning_table(trials, space))
     print(f"trial {next(iter(trials))} on the test images: {evaluation}")
     print(f"table of trials: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
+
+
+def anomaly_command(args):
+    """Trains on normal images alone, once for each seed, and measures how well the network tells
+    abnormal test images from normal ones: by the area under the ROC curve (AUROC), which is how
+    often an abnormal image has the greater score."""
+    base = _hparams(args, "seed")
+    hps = [dataclasses.replace(base, seed=seed) for seed in args.seed]
+    if args.experiment not in EXPERIMENTS:
+        names = ", ".join(EXPERIMENTS)
+        raise AutoEncoderError(f"there is no experiment {args.experiment}, only {names}")
+    data = read_data_sets(args.data_dir)
+    found, panels = {}, {name: {} for name in SCORES}
+    for hp in hps:
+        for abnormal, scores in EXPERIMENTS[args.experiment](data, hp):
+            areas = {name: auroc(*scores[name]) for name in SCORES}
+            print(
+                f"seed {hp.seed}, {abnormal}: AUROC", *(f"{v:.4f} ({k})" for k, v in areas.items())
+            )
+            found.setdefault(abnormal, []).append(list(areas.values()))
+            for name in SCORES:
+                panels[name].setdefault(abnormal, scores[name])
+    rows = [[what, *(f"{area:.3f}" for area in np.mean(a, axis=0))] for what, a in found.items()]
+    print(_table([args.experiment, *SCORES], *rows))
+    for name, areas in zip(SCORES, np.mean(list(found.values()), axis=0).T):
+        print(f"mean AUROC: {areas.mean():.4f} ({name})")
+    _save(plot_roc(panels), args.logdir / f"{args.experiment}.png", "ROC curves")
+
+
+def detect_command(args):
+    """Scores images by how abnormal they are to the network that was trained in --logdir, prints
+    the most abnormal, writes all scores as CSV, and draws the most and the least abnormal."""
+    output = args.output or args.logdir / "scores.csv"
+    with load_model(args.logdir) as (sess, g, detector):
+        images, values = read_images(args.images, g.hp.X_n)
+        print(f"{len(images)} images, values {values}")
+        scores, flags = detect(sess, g, images, detector)
+        order = np.argsort(-scores, kind="stable")
+        rows = {}
+        for name, chosen in (("most abnormal", order[:10]), ("least abnormal", order[:-11:-1])):
+            X = scaled(images[chosen])
+            rows |= {name: X, f"{name}: G": sess.run(g.G, {g.X: X})}
+    lines = (f"{i},{score:.9g},{flag:d}\n" for i, (score, flag) in enumerate(zip(scores, flags)))
+    write_whole(output, "".join(["index,score,flag\n", *lines]).encode())
+    names = [path.name for path in png_files(args.images)] if args.images.is_dir() else None
+    table = [
+        [i, f"{scores[i]:.4g}", f"{flags[i]:d}", names[i] if names else ""] for i in order[:10]
+    ]
+    print(_table(["index", "score", "flag", "file" if names else ""], *table))
+    print(
+        f"threshold: {detector.threshold:.4g}, exceeded by {detector.false_positive_rate:.1%} of "
+        f"the validation images and {detector.measured:.1%} of the test images"
+    )
+    print(f"flagged: {flags.sum()} of {len(flags)}")
+    print(f"scores: {_shown(output)}")
+    _save(plot_images(**rows), args.logdir / "detect.png", "picture")
 
 
 def _hparams(args, *without):
@@ -1163,6 +1487,24 @@ def _parser():
 
     add("train", train_command, "autoencoder.py [train]", LOGDIR)
     add("compare", compare_command, Z_n=(2, 5, 10, 20, 40))
+    experiment = add("anomaly", anomaly_command, seed=(0,)).add_argument_group("experiment")
+    experiment.add_argument(
+        "--experiment",
+        default="one-normal",
+        metavar="|".join(EXPERIMENTS),
+        help="what is abnormal: nine digits of ten, one of ten, or what is no digit, such as noise "
+        "(default: one-normal)",
+    )
+    detect = commands.add_parser(
+        "detect", description=" ".join(detect_command.__doc__.split()), allow_abbrev=False
+    )
+    detect.set_defaults(run=detect_command)
+    what = "an IDX file (.gz or not), .npy, .npz, .png, or a folder of PNGs"
+    detect.add_argument("images", type=Path, metavar="FILE_OR_FOLDER", help=what)
+    trained = "the folder of the run that trained the network (default: logs/AutoEncoder)"
+    detect.add_argument("--logdir", type=Path, default=LOGDIR, metavar="DIR", help=trained)
+    output = "the CSV file to write: index, score, flag (default: scores.csv in --logdir)"
+    detect.add_argument("--output", type=Path, metavar="FILE", help=output)
     search = add("tune", tune_command).add_argument_group("search")
     trials = "how many combinations to try, drawn by the seed (default: 20)"
     search.add_argument("--trials", type=_number, default=20, metavar="N", help=trials)
