@@ -3,7 +3,7 @@
     read_data_sets -> inputs -> encode -> decode -> l2_loss -> training     (together: build)
                    -> start -> train -> evaluate -> plot_reconstruction
 
-and what the tutorial asks for and leaves out: compare, with PCA, and tune.
+and what the tutorial asks for and leaves out: compare (with PCA), tune, detect (what is abnormal).
 
 | symbol     | shape          | description                                                  |
 |------------|----------------|--------------------------------------------------------------|
@@ -736,9 +736,10 @@ def event_files(logdir, g):
     with, for TensorBoard.
 
     Both losses have the tag `loss`, in the runs `train` and `validation` of the folder `logdir`, so
-    that their curves overlay; the hyperparameters are in `logdir` itself, so that the HParams
-    table has a row for it, with what the two runs hold. A run that is complete deletes the event files of an earlier one; a
-    run that fails deletes its own, and so does one that is interrupted if they hide an earlier one.
+    that their curves overlay; the hyperparameters are in `logdir` itself, so that the HParams table
+    has a row for it, with what the two runs hold. A run that is complete deletes the event files of
+    an earlier one; a run that fails deletes its own, and so does one that is interrupted if they
+    hide an earlier one.
     """
     if logdir is None:
         yield lambda epoch: None
@@ -897,7 +898,7 @@ def nearest_of(codes, k):
         kept = tf.Variable(given, trainable=False, validate_shape=False)
         # What two squares leave of a squared distance, negative and halved, so that top_k serves.
         nearness = tf.matmul(asked, kept, transpose_b=True) - tf.reduce_sum(kept**2, 1) / 2
-        top = tf.math.top_k(nearness, k)
+        top = tf.math.top_k(nearness, min(k, len(codes)))
         squares = tf.maximum(tf.reduce_sum(asked**2, 1, keepdims=True) - 2 * top.values, 0)
     with _session(graph) as sess:
         sess.run(kept.initializer, {given: codes})
@@ -1006,31 +1007,39 @@ class Trial(NamedTuple):
     hp: HParams
     validation_loss: float  # for 100 images, after the last epoch; infinity: training diverged
     live: int  # latent variables that are not 0 for every validation image
-    seconds: float
+
+    def __str__(self):
+        diverged = math.isinf(self.validation_loss)
+        return "diverged" if diverged else f"validation loss {self.validation_loss:.3f}"
 
 
 def tune(data, logdir, trials=20, base=RECIPES["seed"], space=SPACE):
     """The tutorial's eight steps: train, evaluate on validation images, change hyperparameters,
     train, evaluate, keep the better, repeat; and then evaluate the best on test images, once.
 
-    The trials that have finished in `logdir`, whoever ran them, are not run again.
+    The trials that have finished in `logdir`, whoever ran them, are not run again. A `space` of
+    fewer combinations than `trials` is tried whole.
 
     -> {number: Trial}, the best first; and the best one's Evaluation on the test images. For what
     the trials are, and errors, see run_trial; AutoEncoderError too when all of them diverged.
     """
     if not isinstance(trials, numbers.Integral) or trials < 1:
         raise AutoEncoderError(f"trials must be a whole number from 1, not {trials!r}")
-    trial_hparams(trials - 1, base, space)  # an error now rather than hours later
-    done, seconds = {}, []
+    trials = min(trials, math.prod(map(len, _checked(space, base).values())))
+    for number in range(trials):  # what is wrong with the folder is said now, not hours later
+        finished_trial(logdir, number, base, space)
+    done, minutes = {}, []
     for number in range(trials):
         begin = time.perf_counter()
+        earlier = finished_trial(logdir, number, base, space)
         print(f"trial {number} ({number + 1} of {trials}): ", end="")
-        done[number], is_new = run_trial(data, logdir, number, base, space)
+        done[number] = run_trial(data, logdir, number, base, space)
         best = min(done, key=lambda number: done[number].validation_loss)
-        print(f"best so far: trial {best}, {done[best].validation_loss:.3f}", end="")
-        seconds += [time.perf_counter() - begin] * is_new
-        left = np.mean(seconds or 0) * (trials - number - 1) / 60
-        print(f"; about {math.ceil(left)} min left" if left else "", flush=True)
+        line = f"best so far: trial {best}, {done[best]}"
+        if not earlier and number + 1 < trials:
+            minutes.append((time.perf_counter() - begin) / 60)
+            line += f"; about {math.ceil(np.mean(minutes) * (trials - number - 1))} min left"
+        print(line, flush=True)
     if math.isinf(done[best].validation_loss):
         raise AutoEncoderError("all trials diverged: try smaller values of learning_rate")
     ranking = dict(sorted(done.items(), key=lambda item: item[1].validation_loss))
@@ -1044,30 +1053,50 @@ def run_trial(data, logdir, number, base=RECIPES["seed"], space=SPACE):
     """Trains on training images with trial_hparams(...), and evaluates on validation images.
 
     All of it is in a folder of its own in `logdir`: what train() writes, weights, and trial.json,
-    which comes last. -> Trial, and whether it was run now, not earlier. AutoEncoderError when there
+    which comes last; if it is there, the trial has finished. -> Trial. AutoEncoderError when there
     is no such trial, or the folder holds one of another search.
     """
+    trial = finished_trial(logdir, number, base, space)
+    if trial:
+        print(f"finished earlier, {trial}")
+        return trial
     hp, folder = trial_hparams(number, base, space), _trial_folder(logdir, number)
-    path = folder / "trial.json"
-    if path.exists():
-        trial = _read_trial(path)
-        if trial.hp != hp:
-            raise AutoEncoderError(f"{path} is of another search: choose another logdir")
-        print("finished earlier")
-        return trial, False
-    print(", ".join(f"{name} {getattr(hp, name)}" for name in space))
-    begin, g, loss, live = time.perf_counter(), build(hp), math.inf, 0
+    print(", ".join(f"{name} {_spaced(getattr(hp, name))}" for name in space))
+    g = build(hp)
     with start(g) as sess:
         try:
-            *_, loss, live, _ = train(sess, g, data, folder)[-1]
+            last = train(sess, g, data, folder)[-1]
+            trial = Trial(hp, last.validation_loss, last.live)
+            _save_weights(sess, g, folder / "weights")
         except Diverged as e:
             print(e)
-        _weights(g).save(sess, str(folder / "weights"), write_meta_graph=False, write_state=False)
-    trial = Trial(hp, loss, live, time.perf_counter() - begin)
-    loss = None if math.isinf(loss) else loss  # there is no infinity in JSON
-    kept = trial._replace(hp=dataclasses.asdict(hp), validation_loss=loss)._asdict()
-    write_whole(path, json.dumps(kept).encode())
-    return trial, True
+            trial = Trial(hp, math.inf, 0)
+    loss = None if math.isinf(trial.validation_loss) else trial.validation_loss  # as JSON has none
+    kept = {"hp": dataclasses.asdict(hp), "validation_loss": loss, "live": trial.live}
+    write_whole(folder / "trial.json", json.dumps(kept).encode())
+    return trial
+
+
+def finished_trial(logdir, number, base, space):
+    """The Trial whose trial.json is in its folder, or None. AutoEncoderError as run_trial."""
+    hp, path = trial_hparams(number, base, space), _trial_folder(logdir, number) / "trial.json"
+    if not path.exists():
+        return None
+    try:
+        kept = json.loads(path.read_bytes())
+        loss = math.inf if kept["validation_loss"] is None else float(kept["validation_loss"])
+        trial = Trial(HParams(**kept["hp"]), loss, int(kept["live"]))
+    except (OSError, ValueError, TypeError, KeyError, AutoEncoderError):
+        raise AutoEncoderError(
+            f"{path} does not describe a trial: delete it, and the trial is run again"
+        ) from None
+    for name, value in dataclasses.asdict(hp).items():
+        if getattr(trial.hp, name) != value:
+            raise AutoEncoderError(
+                f"{path} is of another search, with {name} {_spaced(getattr(trial.hp, name))}, not "
+                f"{_spaced(value)}: choose another logdir"
+            )
+    return trial
 
 
 def tuning_table(trials, space=SPACE):
@@ -1083,41 +1112,42 @@ def trial_hparams(number, base, space):
     """The hyperparameters of trial 0, 1, ...: one of the combinations of `space`, {name: values},
     and those of `base` for all others. Drawn by base.seed, and never the same twice: as many trials
     as there are combinations are a grid search."""
-    names = [field.name for field in dataclasses.fields(HParams)]
-    for name, values in space.items():
-        if name not in names:
-            raise AutoEncoderError(f"there is no hyperparameter {name}, only {', '.join(names)}")
-        if not values:
-            raise AutoEncoderError(f"there are no values of {name} to try")
-        for value in values:
-            dataclasses.replace(base, **{name: value})  # an error if it is wrong
+    space = _checked(space, base)
     sizes = [len(values) for values in space.values()]
     if not (isinstance(number, numbers.Integral) and 0 <= number < math.prod(sizes)):
-        raise AutoEncoderError(
-            f"there is no trial {number}: the space holds {math.prod(sizes)} combinations, from 0"
-        )
+        last = math.prod(sizes) - 1
+        raise AutoEncoderError(f"there is no trial {number}, only 0 to {last}: see --vary")
     drawn = np.random.default_rng(base.seed).permutation(math.prod(sizes))[number]
     indices = np.unravel_index(drawn, sizes)
     chosen = {name: values[i] for (name, values), i in zip(space.items(), indices)}
     return dataclasses.replace(base, **chosen)
 
 
+def _checked(space, base):
+    """The space, each value once. AutoEncoderError names what is no hyperparameter or value."""
+    names, checked = [field.name for field in dataclasses.fields(HParams)], {}
+    for name, values in space.items():
+        if name not in names:
+            raise AutoEncoderError(f"there is no hyperparameter {name}, only {', '.join(names)}")
+        if not values:
+            raise AutoEncoderError(f"there are no values of {name} to try")
+        valid = (getattr(dataclasses.replace(base, **{name: value}), name) for value in values)
+        checked[name] = list(dict.fromkeys(valid))
+    return checked
+
+
 def _trial_folder(logdir, number):
     return Path(logdir, f"trial-{number:03d}")
 
 
-def _read_trial(path):
+def _save_weights(sess, g, path):
+    make_folder(path.parent)
     try:
-        trial = Trial(**json.loads(path.read_bytes()))
-        loss = math.inf if trial.validation_loss is None else float(trial.validation_loss)
-        return trial._replace(hp=HParams(**trial.hp), validation_loss=loss)
-    except (ValueError, TypeError, AutoEncoderError) as e:
-        raise AutoEncoderError(f"{path} does not describe a trial: {e}") from None
-
-
-def _weights(g):
-    with g.X.graph.as_default():
-        return tf.train.Saver(tf.trainable_variables())
+        with g.X.graph.as_default():
+            saver = tf.train.Saver(tf.trainable_variables())
+        saver.save(sess, str(path), write_meta_graph=False, write_state=False)
+    except tf.errors.OpError as e:
+        raise AutoEncoderError(f"{path} cannot be written: {e.message.splitlines()[0]}") from None
 
 
 def _restore(sess, g, path):
@@ -1127,7 +1157,7 @@ def _restore(sess, g, path):
             for variable in tf.trainable_variables():
                 assign = variable.initializer
                 sess.run(assign, {assign.inputs[1]: kept.get_tensor(variable.op.name)})
-    except (tf.errors.OpError, ValueError, RuntimeError) as e:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as e:
         raise AutoEncoderError(f"{path} cannot be read: {str(e).splitlines()[0]}") from None
 
 
@@ -1200,7 +1230,7 @@ def detect(sess, g, images, detector):
 
 def save_model(sess, g, detector, logdir):
     """Keeps weights and Detector beside the hparams.json that train() wrote, for load_model."""
-    _weights(g).save(sess, str(Path(logdir, "weights")), write_meta_graph=False, write_state=False)
+    _save_weights(sess, g, Path(logdir, "weights"))
     content = io.BytesIO()
     np.savez(content, **detector._asdict())
     write_whole(Path(logdir, "detector.npz"), content.getvalue())
@@ -1291,7 +1321,7 @@ def no_digits(test):
 
 
 def plot_roc(panels):
-    """Draws ROC curves. panels: {title: {label: (scores of normal, of abnormal images)}} -> Figure"""
+    """Draws ROC curves. panels: {title: {label: (scores of normal, of abnormal)}} -> Figure"""
     figure = Figure(figsize=(4.4 * len(panels), 4.4), layout="constrained")
     for axes, (title, curves) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
@@ -1326,7 +1356,8 @@ def train_command(args):
 def compare_command(args):
     """Trains an autoencoder for each Z_n, and compares it on the test images with PCA of as many
     components: the score, and how many digits the 5 nearest codes of training images name."""
-    hps = [dataclasses.replace(_hparams(args, "Z_n"), Z_n=Z_n) for Z_n in args.Z_n]
+    base = _hparams(args, "Z_n")
+    hps = [dataclasses.replace(base, Z_n=Z_n) for Z_n in dict.fromkeys(args.Z_n)]
     data = read_data_sets(args.data_dir)
     comparisons = {}
     for hp in hps:
@@ -1340,6 +1371,7 @@ def compare_command(args):
     print(comparison_table(comparisons, raw_accuracy))
     picture = plot_comparison(data.test, comparisons, raw_accuracy)
     _save(picture, args.logdir / "compare.png", "picture")
+    print(f"graphs and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
 
 
 def tune_command(args):
@@ -1347,11 +1379,15 @@ def tune_command(args):
     and evaluates the best trial, and only that, on the test images. A search that was stopped goes
     on where it stopped."""
     base = _hparams(args)
-    space = {name: [_numbers(text) for text in texts] for name, *texts in args.vary} or SPACE
+    space = {}
+    for name, *values in args.vary:  # which may name it more than once
+        space.setdefault(name, []).extend(map(_numbers, values))
+    space = space or SPACE
     data = read_data_sets(args.data_dir)
     if args.trial is not None:
-        trial, _ = run_trial(data, args.logdir, args.trial, base, space)
-        print(f"trial {args.trial}: validation loss {trial.validation_loss:.3f}")
+        print(f"trial {args.trial}: ", end="")
+        trial = run_trial(data, args.logdir, args.trial, base, space)
+        print(f"trial {args.trial}: {trial}")
         return
     trials, evaluation = tune(data, args.logdir, args.trials, base, space)
     print(tuning_table(trials, space))
@@ -1444,6 +1480,7 @@ class Parser(argparse.ArgumentParser):
 def _parser():
     parser = Parser(prog="autoencoder.py")
     commands = parser.add_subparsers()
+    epilog = "Commands, each with its own --help: train, compare, tune, anomaly, detect."
 
     def add(name, run, prog=None, logdir=None, **several):
         """A command with the flags that all have; of the hyperparameters in `several`, it takes
@@ -1453,7 +1490,7 @@ def _parser():
             prog=prog,
             usage="%(prog)s [--flag value ...]",
             description=" ".join(run.__doc__.split()),
-            epilog="Without flags it is the tutorial's own network, with its own numbers.",
+            epilog=epilog,
             allow_abbrev=False,
         )
         command.set_defaults(run=run)
@@ -1508,11 +1545,12 @@ def _parser():
     search = add("tune", tune_command).add_argument_group("search")
     trials = "how many combinations to try, drawn by the seed (default: 20)"
     search.add_argument("--trials", type=_number, default=20, metavar="N", help=trials)
-    trial = "run trial K alone, the first being 0; without it, all that have not finished"
+    trial = "run trial K alone, the first being 0; without it, all trials that have not finished"
     search.add_argument("--trial", type=_number, metavar="K", help=trial)
-    vary = "a hyperparameter and the values to try; may be repeated. Default: " + ", ".join(
-        f"--vary {name} {_spaced(values)}" for name, values in SPACE.items()
-    )
+    vary = (
+        "a hyperparameter and the values to try, a list of layers in quotes; may be repeated, and "
+        "then replaces all of the default, which is "
+    ) + " ".join(f"--vary {name} {_spaced(values)}" for name, values in SPACE.items())
     name = ("NAME", "VALUE")
     search.add_argument("--vary", nargs="+", action="append", default=[], metavar=name, help=vary)
     return parser, commands.choices
@@ -1548,6 +1586,7 @@ def main(argv=None):
         args.run(args)
         sys.stdout.flush()
     except AutoEncoderError as e:
+        sys.stdout.flush()
         print(f"autoencoder.py: error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

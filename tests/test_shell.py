@@ -46,7 +46,9 @@ def test_the_main_job_in_short(tmp_path):
     ]
     assert (tmp_path / "run" / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
     kinds = [path.name.split(".")[0] for path in sorted((tmp_path / "run").rglob("*.*"))]
-    assert sorted(kinds) == ["events", "events", "events", "hparams", "reconstruction"]
+    assert sorted(kinds) == [
+        "detector", "events", "events", "events", "hparams", "reconstruction", "weights", "weights",
+    ]  # fmt: skip
 
 
 BAD = {
@@ -59,7 +61,7 @@ BAD = {
     "--seed 1.5": "seed must be a whole number from 0 to 2147483647, not 1.5",
     "--Z_n 99999999999": "Z_n must be a whole number from 1 to 1000000, not 99999999999",
     "--epochs 3": "unrecognized arguments: --epochs 3 (see --help)",
-    "tarin": "there is no command tarin, only train, compare, tune",
+    "tarin": "there is no command tarin, only train, compare, anomaly, detect, tune",
     "--recipe best": "there is no recipe best, only seed, tuned",
     "--activation tanh": "activation must be relu or swish, not 'tanh'",
     "--schedule 0": "schedule must be constant or cosine, not 0",
@@ -67,11 +69,13 @@ BAD = {
     "compare --Z_n 2 --logdir {file}": "{file}/Z_n=2/train is not a folder to write to: Not a directory",
     "tune --trials 0": "trials must be a whole number from 1, not 0",
     "tune --trials many": "trials must be a whole number from 1, not 'many'",
-    "tune --trials 145": "there is no trial 144: the space holds 144 combinations, from 0",
-    "tune --trial -1": "there is no trial -1: the space holds 144 combinations, from 0",
-    "tune --trial 0.5": "there is no trial 0.5: the space holds 144 combinations, from 0",
+    "tune --trial -1": "there is no trial -1, only 0 to 143: see --vary",
+    "tune --trial 0.5": "there is no trial 0.5, only 0 to 143: see --vary",
     "tune --vary size 1": "there is no hyperparameter size, only X_n, enc_n, Z_n, dec_n, activation, Z_activation, init, epoch_n, batch_size, learning_rate, schedule, seed",
     "tune --vary seed": "there are no values of seed to try",
+    "tune --trial 2 --vary Z_n 5 6 5": "there is no trial 2, only 0 to 1: see --vary",
+    "anomaly --experiment all": "there is no experiment all, only one-normal, one-abnormal, no-digits",
+    "anomaly --seed 0 x": "seed must be a whole number from 0 to 2147483647, not 'x'",
     "tune --vary Z_n 5 0": "Z_n must be a whole number from 1 to 1000000, not 0",
     "tune --trial 0 --vary enc_n 5000000": "enc_n must be a whole number from 1 to 1000000, not 5000000",
     "tune --logdir {file}": "{file}/trial-000/train is not a folder to write to: Not a directory",
@@ -117,7 +121,8 @@ def test_a_closed_pipe_and_a_full_disk_are_one_line(target, tmp_path):
 
 
 def test_help_names_every_hyperparameter_and_its_default():
-    for arguments in (["--help"], ["train", "--help"], ["compare", "--help"], ["tune", "--help"]):
+    for arguments in (["--help"], ["train", "--help"], ["compare", "--help"], ["tune", "--help"],
+                      ["anomaly", "--help"]):  # fmt: skip
         run = shell(*arguments)
         assert (run.returncode, run.stderr) == (0, "")
         for flag in ("--X_n", "--enc_n", "--Z_n", "--dec_n", "--epoch_n", "--batch_size",

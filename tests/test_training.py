@@ -344,6 +344,9 @@ def test_tensorboard_gets_the_graph_and_two_curves_that_overlay(small_hp, small_
         "X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init",
     }  # fmt: skip
     assert train == {"loss": [(e.epoch, pytest.approx(e.loss)) for e in history]}
-    assert validation == {"loss": [(e.epoch, pytest.approx(e.validation_loss)) for e in history]}
+    assert validation == {
+        "loss": [(e.epoch, pytest.approx(e.validation_loss)) for e in history],
+        "live latents": [(e.epoch, e.live) for e in history],
+    }
     kept = json.loads((logdir / "hparams.json").read_text())
     assert ae.HParams(**kept) == small_hp

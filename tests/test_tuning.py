@@ -73,7 +73,7 @@ def test_compare_in_the_shell(small_dir, tmp_path):
     logdir = tmp_path / "logs"
     run = shell("compare", *SMALL, "--Z_n", 5, 2, "--data_dir", small_dir, "--logdir", logdir)
     assert (run.returncode, run.stderr) == (0, "")
-    *_, head, pca2, ae2, pca5, ae5, raw, picture = run.stdout.splitlines()
+    *_, head, pca2, ae2, pca5, ae5, raw, picture, board = run.stdout.splitlines()
     assert head.split() == "Z_n way score per image per pixel digits named".split()
     rows = [line.split() for line in (pca2, ae2, pca5, ae5)]
     assert [row[:2] for row in rows] == [
@@ -85,6 +85,7 @@ def test_compare_in_the_shell(small_dir, tmp_path):
     assert float(rows[2][2]) < float(rows[0][2])  # five components restore more than two
     assert re.fullmatch(r" +raw pixels +[0-9.]+%", raw)
     assert picture == f"picture: {logdir / 'compare.png'}"
+    assert board == f"graphs and losses: tensorboard --logdir {logdir}"
     assert (logdir / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -119,6 +120,12 @@ def test_as_many_trials_as_combinations_are_a_grid(small_hp):
         for values in itertools.product(*SPACE.values())
     ]
     assert len(set(trials)) == 8 and set(trials) == set(combinations)
+    twice = SPACE | {"batch_size": (50, 9, 50), "enc_n": [[5, 4], 7, [7]]}
+    assert len({ae.trial_hparams(k, small_hp, twice) for k in range(16)}) == 16
+    with pytest.raises(
+        ae.AutoEncoderError, match="^there is no trial 16, only 0 to 15: see --vary"
+    ):
+        ae.trial_hparams(16, small_hp, twice)
     others = [ae.trial_hparams(k, dataclasses.replace(small_hp, seed=1), SPACE) for k in range(8)]
     assert [t.batch_size for t in others] != [t.batch_size for t in trials]
 
@@ -195,11 +202,35 @@ def test_a_trial_that_diverges_is_the_last_and_stops_nothing(small_hp, small_dir
         ae.tune(data, tmp_path / "2", 1, small_hp, {"learning_rate": (1e30,)})
 
 
+def test_a_space_of_fewer_combinations_than_trials_is_tried_whole(small_hp, small_dir, tmp_path):
+    trials, _ = ae.tune(ae.read_data_sets(small_dir), tmp_path, 20, small_hp, {"Z_n": (2, 3, 2)})
+    assert sorted(trials) == [0, 1] and {trial.hp.Z_n for trial in trials.values()} == {2, 3}
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "half"])
+@pytest.mark.parametrize("name", ["weights.index", "weights.data-00000-of-00001"])
+def test_damaged_weights_of_the_winner_are_one_line(
+    small_hp, small_dir, tmp_path, capfd, name, damage
+):
+    data = ae.read_data_sets(small_dir)
+    ae.tune(data, tmp_path, 1, small_hp, SPACE)
+    path = tmp_path / "trial-000" / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "half" else b"")
+    with pytest.raises(ae.AutoEncoderError, match="trial-000/weights cannot be read: ") as error:
+        ae.tune(data, tmp_path, 1, small_hp, SPACE)
+    assert "\n" not in str(error.value) and capfd.readouterr().err == ""
+
+
 def test_another_search_in_the_same_folder_is_refused(small_hp, small_dir, tmp_path):
     data = ae.read_data_sets(small_dir)
     ae.tune(data, tmp_path, 1, small_hp, SPACE)
     before = files(tmp_path)
-    with pytest.raises(ae.AutoEncoderError, match="trial.json is of another search: choose ano"):
+    with pytest.raises(
+        ae.AutoEncoderError, match="trial.json is of another search, with epoch_n 2, not 3: cho"
+    ):
         ae.tune(data, tmp_path, 1, dataclasses.replace(small_hp, epoch_n=3), SPACE)
     assert files(tmp_path) == before
 
@@ -211,7 +242,9 @@ def test_a_trial_that_is_none_is_refused(small_hp, small_dir, tmp_path, content)
     path = tmp_path / "trial-000" / "trial.json"
     path.parent.mkdir()
     path.write_text(content)
-    with pytest.raises(ae.AutoEncoderError, match="trial.json does not describe a trial: "):
+    with pytest.raises(
+        ae.AutoEncoderError, match="trial.json does not describe a trial: delete it"
+    ):
         ae.tune(ae.read_data_sets(small_dir), tmp_path, 1, small_hp, SPACE)
     assert path.read_text() == content
 
