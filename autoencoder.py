@@ -973,7 +973,7 @@ def plot_images(**rows):
     """Draws each of the arrays (n, X_n) as a row of n images beside its name. -> Figure"""
     columns = max(len(images) for images in rows.values())
     width = max(0.9 * columns + 0.4, 3)
-    figure = Figure(figsize=(width, 0.95 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(width, 0.95 * len(rows)), dpi=80, layout="constrained")
     _draw_rows(figure, rows)
     return figure
 
@@ -1322,7 +1322,7 @@ def no_digits(test):
 
 def plot_roc(panels):
     """Draws ROC curves. panels: {title: {label: (scores of normal, of abnormal)}} -> Figure"""
-    figure = Figure(figsize=(4.4 * len(panels), 4.4), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(panels), 4.2), layout="constrained")
     for axes, (title, curves) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
     ):
@@ -1330,7 +1330,7 @@ def plot_roc(panels):
             thresholds = np.unique(np.concatenate(scores))[::-1]
             rates = [1 - np.searchsorted(np.sort(s), thresholds, "left") / len(s) for s in scores]
             axes.plot(*np.hstack([[[0], [0]], rates]), label=f"{label}: {auroc(*scores):.3f}", lw=1)
-        axes.set(title=title, xlabel="false positive rate", ylabel="true positive rate", aspect=1)
+        axes.set(title=title, xlabel="false positive rate", ylabel="true positive rate")
         axes.legend(loc="lower right", fontsize="small", title="AUROC")
     return figure
 
