@@ -1292,9 +1292,12 @@ def one_digit(data, hp, is_normal):
         yield f"digit {digit}", {name: (s[known], s[~known]) for name, s in scores.items()}
 
 
-def all_digits(data, hp):
-    """Trains on all digits, and scores what is none, see no_digits. Yields as one_digit does."""
-    abnormal = no_digits(data.test)
+def all_digits(data, hp, others):
+    """Trains on all digits, and scores what is none: no_digits, and `others`, {what: (n, X_n)}.
+
+    Yields as one_digit does.
+    """
+    abnormal = no_digits(data.test) | others
     images = data.test.pixels, *abnormal.values()
     normal, *scores = scores_after_training_on(range(10), data, hp, *images)
     for what, scores in zip(abnormal, scores):
@@ -1302,8 +1305,8 @@ def all_digits(data, hp):
 
 
 EXPERIMENTS = {
-    "one-normal": lambda data, hp: one_digit(data, hp, True),
-    "one-abnormal": lambda data, hp: one_digit(data, hp, False),
+    "one-normal": lambda data, hp, _: one_digit(data, hp, True),
+    "one-abnormal": lambda data, hp, _: one_digit(data, hp, False),
     "no-digits": all_digits,
 }
 
@@ -1404,10 +1407,14 @@ def anomaly_command(args):
     if args.experiment not in EXPERIMENTS:
         names = ", ".join(EXPERIMENTS)
         raise AutoEncoderError(f"there is no experiment {args.experiment}, only {names}")
-    data = read_data_sets(args.data_dir)
+    if args.other and args.experiment != "no-digits":
+        raise AutoEncoderError("--other goes with --experiment no-digits")
+    data, others = read_data_sets(args.data_dir), {}
+    if args.other:
+        others[args.other.name], _ = read_images(args.other, base.X_n)
     found, panels = {}, {name: {} for name in SCORES}
     for hp in hps:
-        for abnormal, scores in EXPERIMENTS[args.experiment](data, hp):
+        for abnormal, scores in EXPERIMENTS[args.experiment](data, hp, others):
             areas = {name: auroc(*scores[name]) for name in SCORES}
             print(
                 f"seed {hp.seed}, {abnormal}: AUROC", *(f"{v:.4f} ({k})" for k, v in areas.items())
@@ -1532,6 +1539,8 @@ def _parser():
         help="what is abnormal: nine digits of ten, one of ten, or what is no digit, such as noise "
         "(default: one-normal)",
     )
+    other = "images that are abnormal too, of a kind that detect reads; for no-digits"
+    experiment.add_argument("--other", type=Path, metavar="FILE_OR_FOLDER", help=other)
     detect = commands.add_parser(
         "detect", description=" ".join(detect_command.__doc__.split()), allow_abbrev=False
     )

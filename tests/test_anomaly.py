@@ -137,6 +137,16 @@ def test_experiments_in_the_shell(small_dir, tmp_path, experiment):
     assert picture == f"ROC curves: {tmp_path / 'logs' / experiment}.png"
 
 
+def test_other_images_are_abnormal_too(small_dir, tmp_path):
+    np.save(tmp_path / "other.npy", np.zeros((7, 4, 4), np.uint8))
+    size = ["--X_n", 16, "--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8, "--epoch_n", 1]
+    folders = ["--data_dir", small_dir, "--logdir", tmp_path / "logs"]
+    run = shell("anomaly", "--experiment", "no-digits", "--other", tmp_path / "other.npy",
+                *size, *folders)  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    assert re.search(r"^ +other.npy +[01]\.\d{3} +[01]\.\d{3}$", run.stdout, re.M)
+
+
 @pytest.mark.slow
 def test_zeros_are_told_from_other_digits(mnist):
     scores = ae.scores_after_training_on([0], mnist, ae.RECIPES["tuned"], mnist.test.pixels)[0]

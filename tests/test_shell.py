@@ -75,6 +75,8 @@ BAD = {
     "tune --vary seed": "there are no values of seed to try",
     "tune --trial 2 --vary Z_n 5 6 5": "there is no trial 2, only 0 to 1: see --vary",
     "anomaly --experiment all": "there is no experiment all, only one-normal, one-abnormal, no-digits",
+    "anomaly --other {file}": "--other goes with --experiment no-digits",
+    "anomaly --experiment no-digits --other {file}": "{file} is not an IDX file of images: it begins with 6d696e65, not 00000803",
     "anomaly --seed 0 x": "seed must be a whole number from 0 to 2147483647, not 'x'",
     "tune --vary Z_n 5 0": "Z_n must be a whole number from 1 to 1000000, not 0",
     "tune --trial 0 --vary enc_n 5000000": "enc_n must be a whole number from 1 to 1000000, not 5000000",
