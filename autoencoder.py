@@ -37,6 +37,7 @@ import json
 import math
 import numbers
 import os
+import platform
 import re
 import shlex
 import sys
@@ -88,6 +89,7 @@ if __name__ == "__main__":
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
 with without_start_up_noise():
     import tensorflow.compat.v1 as tf
+    from tensorboard.plugins import projector
     from tensorboard.plugins.hparams import api_pb2
     from tensorboard.plugins.hparams import summary as hparams_summary
 if __name__ == "__main__":
@@ -354,6 +356,15 @@ def write_whole(path, content):
         raise AutoEncoderError(f"{path} cannot be written: {e.strerror}") from None
 
 
+def make_folder(folder):
+    """Makes the folder if need be; AutoEncoderError when it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        raise AutoEncoderError(f"{folder} is not a folder to write to: {e.strerror}") from None
+
+
 def read_images(path, X_n):
     """Reads a user's images: (n, X_n), uint8 or float32 in [0, 1]; and what its values were taken
     for, as text.
@@ -529,18 +540,24 @@ def start(g):
     """
     sess = _session(g.X.graph)
     sess.run(g.init)
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unnamed")
-        print(f"device: GPU, {name}")
-    else:
-        print(f"device: CPU, {os.cpu_count()} cores")
+    print(f"device: {device()}")
     return sess
 
 
-def _session(graph):
+def device():
+    """The device that computes, as text."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return f"CPU, {os.cpu_count()} cores"
+    name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unnamed")
+    return f"GPU, {name}"
+
+
+def _session(graph, as_drawn=False):
     config = tf.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
+    # TensorFlow makes one operation of MatMul, add and Relu, unless it runs the graph as drawn.
+    config.graph_options.rewrite_options.disable_meta_optimizer = as_drawn
     with without_start_up_noise():
         return tf.Session(graph=graph, config=config)
 
@@ -553,22 +570,24 @@ class Epoch(NamedTuple):
     loss: float  # mean over the epoch's minibatches, each before its own update; for 100 images
     validation_loss: float  # after the epoch; for 100 images
     live: int  # latent variables that are not 0 for every validation image, after the epoch
+    learning_rate: float  # step size of Adam when the epoch began
     seconds: float
 
 
-def train(sess, g, data, logdir=None):
+def train(sess, g, data, logdir=None, tensorboard=True):
     """Trains for epoch_n epochs of shuffled minibatches; answers an Epoch for each.
 
     data: DataSets, of which `.train` is learnt and `.validation` only watched. With a `logdir`, the
-    graph and both losses are written there for TensorBoard. AutoEncoderError when batch_size or X_n
-    do not fit the data, or the loss is no longer a number; an earlier run's files are then kept.
+    hyperparameters are kept there, and what event_files writes for TensorBoard unless that is not
+    wanted. AutoEncoderError when batch_size or X_n do not fit the data, or the loss is no longer a
+    number; an earlier run's files are then kept.
     """
     hp, n, validation_images = g.hp, len(data.train.pixels), data.validation.images
     _check(data.train.pixels, hp, np.uint8, np.float32)
     if hp.batch_size > n:
         raise AutoEncoderError(f"batch_size is {hp.batch_size}, but there are {n} training images")
     history, steps = [], compiled_steps(sess, g, data.train.pixels)
-    with event_files(logdir, g) as write:
+    with event_files(sess, g, data, logdir, tensorboard) as write:
         for epoch in range(1, hp.epoch_n + 1):
             begin = time.perf_counter()
             try:
@@ -578,7 +597,8 @@ def train(sess, g, data, logdir=None):
             finally:
                 print(flush=True)  # ends the line of progress, whatever happens
             seconds = time.perf_counter() - begin
-            history.append(Epoch(epoch, loss, validation.score, validation.live, seconds))
+            rate = float(learning_rates(hp, epoch, 1)[0])
+            history.append(Epoch(epoch, loss, validation.score, validation.live, rate, seconds))
             write(history[-1])
     if logdir is not None:
         write_whole(Path(logdir, "hparams.json"), json.dumps(dataclasses.asdict(hp)).encode())
@@ -730,72 +750,6 @@ def _finite(loss, hp, epoch):
     return loss
 
 
-@contextlib.contextmanager
-def event_files(logdir, g):
-    """Writes the graph, the hyperparameters, and each Epoch that the function it yields is called
-    with, for TensorBoard.
-
-    Both losses have the tag `loss`, in the runs `train` and `validation` of the folder `logdir`, so
-    that their curves overlay; the hyperparameters are in `logdir` itself, so that the HParams table
-    has a row for it, with what the two runs hold. A run that is complete deletes the event files of
-    an earlier one; a run that fails deletes its own, and so does one that is interrupted if they
-    hide an earlier one.
-    """
-    if logdir is None:
-        yield lambda epoch: None
-        return
-    runs = [Path(logdir, "train"), Path(logdir, "validation"), Path(logdir)]
-    for run in runs:
-        make_folder(run)
-
-    def written(by):
-        return [path for run in runs for path in run.glob(f"events.out.tfevents.*{by}.autoencoder")]
-
-    earlier, this_run = written(by=""), f".{time.time_ns()}"
-    with g.X.graph.as_default():  # a FileWriter refuses eager execution, today's default
-        suffix = f"{this_run}.autoencoder"
-        writers = [tf.summary.FileWriter(str(run), filename_suffix=suffix) for run in runs]
-    picture = g.X.graph.as_graph_def(add_shapes=True)
-    nodes = [node for node in picture.node if not node.name.startswith("steps/")]
-    picture = tf.GraphDef(node=nodes, versions=picture.versions).SerializeToString()
-    train, validation, whole = writers
-    train.add_event(tf.Event(wall_time=time.time(), graph_def=picture))
-    start_of_session = hparams_summary.session_start_pb(dataclasses.asdict(g.hp))
-    whole.add_summary(start_of_session.SerializeToString())
-
-    def write(epoch):
-        of_train = {"loss": epoch.loss}
-        of_validation = {"loss": epoch.validation_loss, "live latents": epoch.live}
-        for writer, scalars in ((train, of_train), (validation, of_validation)):
-            scalars = [tf.Summary.Value(tag=k, simple_value=v) for k, v in scalars.items()]
-            writer.add_summary(tf.Summary(value=scalars), epoch.epoch)
-            writer.flush()
-
-    obsolete = earlier
-    try:
-        yield write
-        end_of_session = hparams_summary.session_end_pb(api_pb2.STATUS_SUCCESS)
-        whole.add_summary(end_of_session.SerializeToString())
-    except BaseException as e:
-        keep = isinstance(e, KeyboardInterrupt) and not earlier
-        obsolete = [] if keep else written(by=this_run)
-        raise
-    finally:
-        for writer in writers:
-            writer.close()
-        for path in obsolete:
-            path.unlink(missing_ok=True)
-
-
-def make_folder(folder):
-    """Makes the folder if need be; AutoEncoderError when it cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as e:
-        raise AutoEncoderError(f"{folder} is not a folder to write to: {e.strerror}") from None
-
-
 # ---- Evaluation ----------------------------------------------------------------------------------
 
 
@@ -928,14 +882,13 @@ def plot_reconstruction(X, G, labels):
 
     X, G: (n, X_n), images and what was generated from them; labels: (n,) or one-hot. -> Figure
     """
-    labels = labels.argmax(axis=1) if labels.ndim == 2 else labels  # one_hot
-    firsts = np.unique(labels, return_index=True)[1]
+    firsts = first_of_each(labels)
     widths = [4.2, 0.9 * len(firsts)]
     figure = Figure(figsize=(sum(widths), 2.1), layout="constrained")
     pair, rows = figure.subfigures(1, 2, width_ratios=widths, wspace=0.03)
     for axes, title, image in zip(pair.subplots(1, 2), "XG", (X[0], G[0])):
         axes.set_title(title)
-        axes.imshow(_square(image))
+        axes.imshow(squares(image))
     _draw_rows(rows, {"X": X[firsts], "G": G[firsts]})
     return figure
 
@@ -963,10 +916,16 @@ def plot_comparison(test, comparisons, raw_accuracy):
         axes.minorticks_off()
         axes.legend()
     shown = max([Z_n for Z_n in Z_ns if Z_n <= 20], default=Z_ns[0])
-    firsts = np.unique(test.labels, return_index=True)[1]
+    firsts = first_of_each(test.labels)
     rows = {f"{way} {shown}": c.G[firsts] for way, c in comparisons[shown].items()}
     _draw_rows(bottom, {"X": scaled(test.pixels[firsts]), **rows})
     return figure
+
+
+def first_of_each(labels):
+    """The index of the first image of each label; labels: (n,) or one-hot. -> (kinds,)"""
+    labels = labels.argmax(axis=1) if labels.ndim == 2 else labels
+    return np.unique(labels, return_index=True)[1]
 
 
 def plot_images(**rows):
@@ -983,12 +942,213 @@ def _draw_rows(figure, rows):
     for (name, images), line in zip(rows.items(), grid):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="large")
         for axes, image in zip(line, images):
-            axes.imshow(_square(image), vmin=0, vmax=1)
+            axes.imshow(squares(image), vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
 
 
-def _square(image):
-    return image.reshape(math.isqrt(image.size), -1)
+def squares(images):
+    """(..., X_n) -> (..., height, width), as square as X_n allows."""
+    X_n = images.shape[-1]
+    height = next(n for n in range(math.isqrt(X_n), 0, -1) if X_n % n == 0)
+    return images.reshape(*images.shape[:-1], height, -1)
+
+
+# ---- TensorBoard ---------------------------------------------------------------------------------
+
+PROJECTOR = ("projector_config.pbtxt", "Z.tsv", "labels.tsv", "thumbnails.png")  # in run test
+PICTURE = ("X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init")  # scopes of the graph
+
+
+@contextlib.contextmanager
+def event_files(sess, g, data, logdir, wanted=True):
+    """Yields a function that writes an Epoch for TensorBoard, with what the network has become.
+
+    | run        | tab        | what it shows                                                      |
+    |------------|------------|--------------------------------------------------------------------|
+    | train      | Graphs     | the tutorial's picture; time and memory of one step of training    |
+    |            | Scalars    | loss, learning rate, seconds an epoch                              |
+    |            | Histograms | w and b of each layer                                              |
+    | validation | Scalars    | loss, live latents                                                 |
+    |            | Images     | the first of each label, at most ten, above their reconstructions  |
+    |            | Histograms | Z of 1,000 images                                                  |
+    | test       | Scalars    | loss, after the last epoch; see write_test                         |
+    |            | Projector  | Z of 10,000 images, with label, loss and picture; see write_test   |
+    | of logdir  | HParams    | a row: the hyperparameters, and the last of each scalar above      |
+    |            | Text       | hyperparameters, versions, device, command                         |
+
+    Losses have one tag, `loss`, so that their curves overlay. A run that is complete deletes what
+    an earlier one wrote for TensorBoard, whether or not it is `wanted` now; a run that fails
+    deletes its own, and so does one that is interrupted if there is an earlier one.
+    """
+    if logdir is None:
+        yield lambda epoch: None
+        return
+    folders = [Path(logdir, run) for run in (("train", "validation", "") if wanted else [""])]
+    for folder in folders:
+        make_folder(folder)
+    earlier, suffix = _written(logdir), f".{time.time_ns()}.autoencoder"
+    obsolete = earlier
+    try:
+        with contextlib.ExitStack() as stack:
+            if not wanted:
+                yield lambda epoch: None
+            else:
+                writers = [_writer(folder, suffix) for folder in folders]
+                for writer in writers:
+                    stack.enter_context(contextlib.closing(writer))
+                yield stack.enter_context(_epoch_writer(sess, g, data, *writers))
+    except BaseException as e:
+        keep = isinstance(e, KeyboardInterrupt) and not earlier
+        obsolete = [] if keep else _written(logdir, by=suffix)
+        raise
+    finally:
+        _delete(obsolete)
+
+
+def _writer(folder, suffix):
+    with tf.Graph().as_default():  # a FileWriter refuses eager execution, today's default
+        return tf.summary.FileWriter(str(folder), filename_suffix=suffix)
+
+
+def _written(logdir, runs=("train", "validation", "test", ""), by=".autoencoder"):
+    """What runs of this module, or one of them, wrote for TensorBoard."""
+    found = [path for run in runs for path in Path(logdir, run).glob(f"events.out.tfevents.*{by}")]
+    if any(path.parent.name == "test" for path in found):
+        found += [Path(logdir, "test", name) for name in PROJECTOR]
+    return found
+
+
+def _delete(paths):
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _epoch_writer(sess, g, data, of_train, of_validation, of_run):
+    definition = g.X.graph.as_graph_def(add_shapes=True)
+    nodes = [node for node in definition.node if node.name.split("/")[0] in PICTURE]
+    picture = tf.GraphDef(node=nodes, versions=definition.versions).SerializeToString()
+    of_train.add_event(tf.Event(wall_time=time.time(), graph_def=picture))
+    of_train.add_run_metadata(trace(g, data.train.pixels), "one step of training")
+    start_of_session = hparams_summary.session_start_pb(dataclasses.asdict(g.hp))
+    of_run.add_summary(start_of_session.SerializeToString())
+
+    pixels, labels = data.validation
+    few, many = scaled(pixels[first_of_each(labels)[:10]]), scaled(pixels[:1000])
+    with g.X.graph.as_default():
+        weights = tf.trainable_variables()
+    with tf.Graph().as_default() as graph:  # of its own, so that the picture is the tutorial's
+        Z, *w = (tf.placeholder(tf.float32) for _ in range(1 + len(weights)))
+        rows = tf.placeholder(tf.uint8, [1, None, None, 1])
+        seen = tf.summary.merge([tf.summary.histogram("Z", Z), tf.summary.image("X_above_G", rows)])
+        learnt = tf.summary.merge(
+            [tf.summary.histogram(v.op.name, value) for v, value in zip(weights, w)]
+        )
+        text = tf.summary.text("run", tf.constant(description(g.hp)))
+    with _session(graph) as summarize:
+        of_run.add_summary(summarize.run(text))
+
+        def write(epoch):
+            values = dict(zip(w, sess.run(weights)))
+            values[Z], G = sess.run(g.Z, {g.X: many}), sess.run(g.G, {g.X: few})
+            both = np.vstack([np.hstack(squares(images)) for images in (few, G)])
+            values[rows] = np.uint8(np.round(255 * both))[None, :, :, None]
+            of_weights, of_images = summarize.run([learnt, seen], values)
+            of_train.add_summary(of_weights, epoch.epoch)
+            of_train.add_summary(
+                _scalars(
+                    {
+                        "loss": epoch.loss,
+                        "learning rate": epoch.learning_rate,
+                        "seconds an epoch": epoch.seconds,
+                    }
+                ),
+                epoch.epoch,
+            )
+            of_validation.add_summary(of_images, epoch.epoch)
+            of_validation.add_summary(
+                _scalars({"loss": epoch.validation_loss, "live latents": epoch.live}), epoch.epoch
+            )
+            for writer in (of_train, of_validation):
+                writer.flush()
+
+        yield write
+    end_of_session = hparams_summary.session_end_pb(api_pb2.STATUS_SUCCESS)
+    of_run.add_summary(end_of_session.SerializeToString())
+
+
+def _scalars(values):
+    return tf.Summary(value=[tf.Summary.Value(tag=k, simple_value=v) for k, v in values.items()])
+
+
+def trace(g, pixels):
+    """RunMetadata of one step of training on the first minibatch of pixels (n, X_n): the time and
+    memory of each operation."""
+    feed = {g.X: scaled(pixels[: g.hp.batch_size])}
+    on_gpu = tf.config.list_physical_devices("GPU")  # without one, a full trace warns of that
+    level = tf.RunOptions.FULL_TRACE if on_gpu else tf.RunOptions.SOFTWARE_TRACE
+    metadata = tf.RunMetadata()
+    with _session(g.X.graph, as_drawn=True) as sess:  # of its own: no weights change by this step
+        sess.run(g.init)
+        sess.run([g.loss, g.opt], feed)  # the first step takes longer than those that follow
+        sess.run([g.loss, g.opt], feed, tf.RunOptions(trace_level=level), metadata)
+    return metadata
+
+
+def description(hp):
+    """Command, hyperparameters, versions and device, as a table in Markdown."""
+    command = "a notebook" if "ipykernel" in sys.modules else shlex.join(["python", *sys.argv])
+    versions = f"Python {platform.python_version()}, TensorFlow {tf.__version__}"
+    rows = {name: _spaced(value) for name, value in dataclasses.asdict(hp).items()} | {
+        "versions": f"{versions}, NumPy {np.__version__}",
+        "device": device(),
+    }
+    head = [f"| command | `{command}` |", "|---|---|"]
+    return "\n".join([*head, *(f"| {name} | `{value}` |" for name, value in rows.items())])
+
+
+def write_test(sess, g, test, evaluation, logdir):
+    """Adds the run `test` to what train() wrote for TensorBoard: the loss of the test images, and
+    for the Projector Z of the first 10,000 of them, with label, loss and picture of each.
+
+    test: DataSet; evaluation: evaluate(...) of its images.
+    """
+    X, labels = scaled(test.pixels[:10000]), test.labels[:10000]
+    labels = labels.argmax(axis=1) if labels.ndim == 2 else labels
+    Z, G = sess.run([g.Z, g.G], {g.X: X})
+    losses = np.square(G - X).sum(axis=1) / 2
+    table = io.BytesIO()
+    np.savetxt(table, Z, "%.5g", "\t")
+    lines = ["label\tloss", *(f"{label}\t{loss:.4g}" for label, loss in zip(labels, losses))]
+    height, width = squares(X).shape[1:]
+    config = projector.ProjectorConfig()
+    of_Z = config.embeddings.add(tensor_name="Z", tensor_path="Z.tsv", metadata_path="labels.tsv")
+    of_Z.sprite.image_path = "thumbnails.png"
+    of_Z.sprite.single_image_dim.extend([width, height])
+    contents = {
+        "Z.tsv": table.getvalue(),
+        "labels.tsv": "\n".join(lines).encode(),
+        "thumbnails.png": thumbnails(X),
+        "projector_config.pbtxt": str(config).encode(),  # after the files that it names
+    }
+    folder, earlier = Path(logdir, "test"), _written(logdir, ["test"])
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+    with contextlib.closing(_writer(folder, f".{time.time_ns()}.autoencoder")) as writer:
+        writer.add_summary(_scalars({"loss": evaluation.score}), g.hp.epoch_n)
+    _delete(path for path in earlier if path.name not in PROJECTOR)
+
+
+def thumbnails(X):
+    """The images X (n, X_n) in rows of one square sheet, dark on light: a PNG, as bytes."""
+    images = np.uint8(np.round(255 * (1 - squares(X))))
+    n, height, width = images.shape
+    columns = math.ceil(math.sqrt(n))
+    sheet = np.pad(images, ((0, columns**2 - n), (0, 0), (0, 0)))
+    sheet = sheet.reshape(columns, columns, height, width).swapaxes(1, 2)
+    with tf.Graph().as_default() as graph, _session(graph) as sess:
+        png = tf.io.encode_png(sheet.reshape(columns * height, columns * width, 1))
+        return sess.run(png)
 
 
 # ---- Tuning --------------------------------------------------------------------------------------
@@ -1314,12 +1474,11 @@ EXPERIMENTS = {
 def no_digits(test):
     """Images that are not what the digits of `test` (DataSet) are: {what: (n, X_n) bytes}."""
     n, X_n = test.pixels.shape
-    squares = test.pixels.reshape(n, math.isqrt(X_n), -1)
     return {
         "uniform noise": np.random.default_rng(0).integers(0, 256, (1000, X_n), np.uint8),
         "constant grey": np.repeat(np.arange(256, dtype=np.uint8)[:, None], X_n, axis=1),
         "inverted digits": 255 - test.pixels,
-        "digits turned by 90 degrees": np.rot90(squares, axes=(1, 2)).reshape(n, X_n),
+        "digits turned by 90 degrees": np.rot90(squares(test.pixels), axes=(1, 2)).reshape(n, X_n),
     }
 
 
@@ -1347,13 +1506,17 @@ def train_command(args):
     data = read_data_sets(args.data_dir)
     g = build(_hparams(args))
     with start(g) as sess:
-        train(sess, g, data, args.logdir)
-        print(evaluate(sess, g, data.test.images))
+        train(sess, g, data, args.logdir, args.tensorboard == "on")
+        evaluation = evaluate(sess, g, data.test.images)
+        print(evaluation)
         X, labels = data.test.images[:1000], data.test.labels[:1000]  # enough to have each digit
         G = sess.run(g.G, {g.X: X})
         save_model(sess, g, detector(sess, g, data), args.logdir)
+        if args.tensorboard == "on":
+            write_test(sess, g, data.test, evaluation, args.logdir)
     _save(plot_reconstruction(X, G, labels), args.logdir / "reconstruction.png", "X | G")
-    print(f"graph and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
+    if args.tensorboard == "on":
+        print(f"graph and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
 
 
 def compare_command(args):
@@ -1529,7 +1692,9 @@ def _parser():
         folders.add_argument("--logdir", type=Path, default=logdir, metavar="DIR", help=own)
         return command
 
-    add("train", train_command, "autoencoder.py [train]", LOGDIR)
+    job = add("train", train_command, "autoencoder.py [train]", LOGDIR)
+    shown = "whether to write what TensorBoard shows (default: on)"
+    job.add_argument("--tensorboard", choices=("on", "off"), default="on", help=shown)
     add("compare", compare_command, Z_n=(2, 5, 10, 20, 40))
     experiment = add("anomaly", anomaly_command, seed=(0,)).add_argument_group("experiment")
     experiment.add_argument(
