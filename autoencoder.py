@@ -28,6 +28,7 @@ As a script: python autoencoder.py --help
 
 import argparse
 import contextlib
+import csv
 import dataclasses
 import gzip
 import hashlib
@@ -40,6 +41,7 @@ import os
 import platform
 import re
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -85,6 +87,7 @@ def note(text):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main(), Ctrl-C just ends the process
     note("loading TensorFlow ...")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
 with without_start_up_noise():
@@ -93,6 +96,7 @@ with without_start_up_noise():
     from tensorboard.plugins.hparams import api_pb2
     from tensorboard.plugins.hparams import summary as hparams_summary
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     note("")
 
 if tf.__version__.startswith("2.21."):  # XLA dies of a flag that it does not know
@@ -345,14 +349,17 @@ def _download(url):
 
 def write_whole(path, content):
     """Writes the bytes `content` to `path`, whole or not at all; makes the folder if need be."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():  # a folder, a device
+            raise OSError(0, "it is not a file")
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise AutoEncoderError(f"{path} cannot be written: {e.strerror}") from None
 
 
@@ -366,23 +373,28 @@ def make_folder(folder):
 
 
 def read_images(path, X_n):
-    """Reads a user's images: (n, X_n), uint8 or float32 in [0, 1]; and what its values were taken
-    for, as text.
+    """Reads a user's images: (n, X_n), uint8 or float32 in [0, 1]; the names of their files, or
+    None if they are all in one; and how they were read, as text.
 
-    path: an IDX file, gzip-compressed or not; .npy or .npz, (n, X_n) or (n, height, width); a PNG,
-    or a folder of them in the order of their names. AutoEncoderError names what is wrong.
+    path: an IDX file, gzip-compressed or not; .npy or .npz, (n, X_n), (n, height, width) or
+    (n, height, width, 1); a PNG, or a folder of them, which are sorted by their names.
+    AutoEncoderError names what is wrong.
     """
     path = Path(path)
     if path.is_dir():
-        paths = png_files(path)
+        seen = [p for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith(".")]
+        paths = [p for p in seen if p.suffix.lower() == ".png"]
         if not paths:
             raise AutoEncoderError(f"{path} holds no PNG files")
-        return np.concatenate([_read_png(p, X_n) for p in paths]), "0 to 255"
+        others = len(seen) - len(paths)
+        how = f"values 0 to 255; files left out, as they are no PNG: {others}"
+        images = np.concatenate([_read_png(p, X_n) for p in paths])
+        return images, [p.name for p in paths], how if others else "values 0 to 255"
     kind = path.suffix.lower()
     if kind == ".png":
-        return _read_png(path, X_n), "0 to 255"
+        return _read_png(path, X_n), [path.name], "values 0 to 255"
     if kind not in (".npy", ".npz"):
-        return _flat(read_idx(path, 3), path, X_n), "0 to 255"
+        return _flat(read_idx(path, 3), path, X_n), None, "values 0 to 255"
     try:
         array = np.load(path, allow_pickle=False)
         if kind == ".npz":
@@ -394,13 +406,10 @@ def read_images(path, X_n):
             array = array[array.files[0]]
     except OSError as e:
         raise AutoEncoderError(f"{path} cannot be read: {e.strerror or e}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise AutoEncoderError(f"{path} is not an array of numbers: {e}") from None
-    return _in_range(_flat(array, path, X_n), path)
-
-
-def png_files(folder):
-    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() == ".png")
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise AutoEncoderError(f"{path} is not an array of numbers, or damaged") from None
+    images, values = _in_range(_flat(array, path, X_n), path)
+    return images, None, f"values {values}"
 
 
 def _read_png(path, X_n):
@@ -410,18 +419,21 @@ def _read_png(path, X_n):
         reason = getattr(e, "strerror", None) or "not a PNG, or damaged"
         raise AutoEncoderError(f"{path} cannot be read: {reason}") from None
     if image.ndim == 3:
+        if (image[..., 3:] != 1).any():
+            raise AutoEncoderError(f"{path} is transparent: it must be white or grey on black")
         if (image[..., :1] != image[..., :3]).any():
             raise AutoEncoderError(f"{path} is in colour: it must be greyscale")
         image = image[..., 0]
-    return np.uint8(np.round(255 * _flat(image[None], path, X_n)))
+    return np.uint8(np.round(255 * _flat(image[None], path, X_n, image.shape)))
 
 
-def _flat(array, path, X_n):
-    flat = array.reshape(len(array), -1) if array.ndim in (2, 3) and array.size else array
-    if flat.ndim != 2 or flat.shape[1] != X_n:
-        shape = " x ".join(map(str, array.shape)) or "one number"
-        raise AutoEncoderError(f"{path} is {shape}: it must hold images of {X_n} pixels")
-    return flat
+def _flat(array, path, X_n, shape=None):
+    size = squares(np.empty(X_n)).shape
+    if array.shape[1:] not in ((X_n,), size, (*size, 1)) or not array.size:
+        found = " x ".join(map(str, shape or array.shape)) or "one number"
+        size = " x ".join(map(str, size))
+        raise AutoEncoderError(f"{path} is {found}: it must hold images of {size}")
+    return array.reshape(len(array), X_n)
 
 
 def _in_range(images, path):
@@ -928,22 +940,28 @@ def first_of_each(labels):
     return np.unique(labels, return_index=True)[1]
 
 
-def plot_images(**rows):
-    """Draws each of the arrays (n, X_n) as a row of n images beside its name. -> Figure"""
+def plot_images(titles=None, **rows):
+    """Draws each of the arrays (n, X_n) as a row of n images beside its name, and above each image
+    its title where there are `titles`, {name: n of them}. -> Figure"""
     columns = max(len(images) for images in rows.values())
-    width = max(0.9 * columns + 0.4, 3)
-    figure = Figure(figsize=(width, 0.95 * len(rows)), dpi=80, layout="constrained")
-    _draw_rows(figure, rows)
+    width = 0.9 * columns + 0.15 * max(map(len, rows))
+    height = 0.95 * len(rows) + 0.2 * len(titles or ())
+    figure = Figure(figsize=(width, height), dpi=80, layout="constrained")
+    _draw_rows(figure, rows, titles or {})
     return figure
 
 
-def _draw_rows(figure, rows):
+def _draw_rows(figure, rows, titles={}):
     grid = figure.subplots(len(rows), max(map(len, rows.values())), squeeze=False)
     for (name, images), line in zip(rows.items(), grid):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="large")
         for axes, image in zip(line, images):
             axes.imshow(squares(image), vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
+        for axes in line[len(images) :]:
+            axes.set_axis_off()
+        for axes, title in zip(line, titles.get(name, ())):
+            axes.set_title(title, fontsize="small")
 
 
 def squares(images):
@@ -966,7 +984,7 @@ def event_files(sess, g, data, logdir, wanted=True):
     | run        | tab        | what it shows                                                      |
     |------------|------------|--------------------------------------------------------------------|
     | train      | Graphs     | the tutorial's picture; time and memory of one step of training    |
-    |            | Scalars    | loss, learning rate, seconds an epoch                              |
+    |            | Scalars    | loss, training/learning rate, training/seconds an epoch            |
     |            | Histograms | w and b of each layer                                              |
     | validation | Scalars    | loss, live latents                                                 |
     |            | Images     | the first of each label, at most ten, above their reconstructions  |
@@ -1040,7 +1058,9 @@ def _epoch_writer(sess, g, data, of_train, of_validation, of_run):
     with tf.Graph().as_default() as graph:  # of its own, so that the picture is the tutorial's
         Z, *w = (tf.placeholder(tf.float32) for _ in range(1 + len(weights)))
         rows = tf.placeholder(tf.uint8, [1, None, None, 1])
-        seen = tf.summary.merge([tf.summary.histogram("Z", Z), tf.summary.image("X_above_G", rows)])
+        seen = tf.summary.merge(
+            [tf.summary.histogram("Z", Z), tf.summary.image("X_above_G", rows, max_outputs=1)]
+        )
         learnt = tf.summary.merge(
             [tf.summary.histogram(v.op.name, value) for v, value in zip(weights, w)]
         )
@@ -1059,8 +1079,8 @@ def _epoch_writer(sess, g, data, of_train, of_validation, of_run):
                 _scalars(
                     {
                         "loss": epoch.loss,
-                        "learning rate": epoch.learning_rate,
-                        "seconds an epoch": epoch.seconds,
+                        "training/learning rate": epoch.learning_rate,
+                        "training/seconds an epoch": epoch.seconds,
                     }
                 ),
                 epoch.epoch,
@@ -1401,7 +1421,9 @@ def load_model(logdir):
     """Yields session, Graph and Detector of the run that save_model kept in `logdir`."""
     path = Path(logdir, "detector.npz")
     if not path.exists():
-        how = f"python autoencoder.py --logdir {shlex.quote(str(logdir))}"
+        how = "python autoencoder.py --recipe tuned"
+        if Path(logdir) != LOGDIR:
+            how += f" --logdir {shlex.quote(str(logdir))}"
         raise AutoEncoderError(f"there is no trained model in {logdir}: {how} makes one")
     try:
         hp = HParams(**json.loads(Path(logdir, "hparams.json").read_bytes()))
@@ -1572,9 +1594,8 @@ def anomaly_command(args):
         raise AutoEncoderError(f"there is no experiment {args.experiment}, only {names}")
     if args.other and args.experiment != "no-digits":
         raise AutoEncoderError("--other goes with --experiment no-digits")
-    data, others = read_data_sets(args.data_dir), {}
-    if args.other:
-        others[args.other.name], _ = read_images(args.other, base.X_n)
+    data = read_data_sets(args.data_dir)
+    others = {f"other: {_shown(path)}": read_images(path, base.X_n)[0] for path in args.other}
     found, panels = {}, {name: {} for name in SCORES}
     for hp in hps:
         for abnormal, scores in EXPERIMENTS[args.experiment](data, hp, others):
@@ -1595,30 +1616,44 @@ def anomaly_command(args):
 def detect_command(args):
     """Scores images by how abnormal they are to the network that was trained in --logdir, prints
     the most abnormal, writes all scores as CSV, and draws the most and the least abnormal."""
-    output = args.output or args.logdir / "scores.csv"
+    output, head = args.output or args.logdir / "scores.csv", ["index", "score", "flag"]
+    if output.exists() and not (output.is_file() and _begins(output, ",".join(head))):
+        raise AutoEncoderError(f"{output} is there and holds no scores: choose another output")
     with load_model(args.logdir) as (sess, g, detector):
-        images, values = read_images(args.images, g.hp.X_n)
-        print(f"{len(images)} images, values {values}")
+        of_seed = dataclasses.asdict(RECIPES["seed"]).items()
+        chosen = dict(dataclasses.asdict(g.hp).items() - of_seed)
+        chosen = ", ".join(f"{name} {_spaced(value)}" for name, value in sorted(chosen.items()))
+        print(f"model: {_shown(args.logdir)}, {chosen or 'the hyperparameters of the tutorial'}")
+        images, names, how = read_images(args.images, g.hp.X_n)
+        print(f"images: {len(images)}, {how}")
         scores, flags = detect(sess, g, images, detector)
         order = np.argsort(-scores, kind="stable")
-        rows = {}
-        for name, chosen in (("most abnormal", order[:10]), ("least abnormal", order[:-11:-1])):
-            X = scaled(images[chosen])
-            rows |= {name: X, f"{name}: G": sess.run(g.G, {g.X: X})}
-    lines = (f"{i},{score:.9g},{flag:d}\n" for i, (score, flag) in enumerate(zip(scores, flags)))
-    write_whole(output, "".join(["index,score,flag\n", *lines]).encode())
-    names = [path.name for path in png_files(args.images)] if args.images.is_dir() else None
-    table = [
-        [i, f"{scores[i]:.4g}", f"{flags[i]:d}", names[i] if names else ""] for i in order[:10]
-    ]
-    print(_table(["index", "score", "flag", "file" if names else ""], *table))
+        rows, titles = {}, {}
+        least = order[10:][:-11:-1]  # none of those that are among the most abnormal
+        for name, chosen in (("most abnormal", order[:10]), ("least abnormal", least)):
+            if len(chosen):
+                X = scaled(images[chosen])
+                rows |= {name: X, f"{name}: G": sess.run(g.G, {g.X: X})}
+                titles[name] = [f"{i}: {scores[i]:.3g}{' !' if flags[i] else ''}" for i in chosen]
+    table = [[i, f"{scores[i]:.9g}", f"{flags[i]:d}"] for i in range(len(scores))]
+    if names:
+        head, table = [*head, "file"], [[*row, name] for row, name in zip(table, names)]
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows([head, *table])
+    write_whole(output, lines.getvalue().encode())
+    print(_table(head, *([i, f"{scores[i]:.4g}", *table[i][2:]] for i in order[:10])))
     print(
         f"threshold: {detector.threshold:.4g}, exceeded by {detector.false_positive_rate:.1%} of "
         f"the validation images and {detector.measured:.1%} of the test images"
     )
     print(f"flagged: {flags.sum()} of {len(flags)}")
     print(f"scores: {_shown(output)}")
-    _save(plot_images(**rows), args.logdir / "detect.png", "picture")
+    _save(plot_images(titles, **rows), output.with_name(f"{output.stem}.detect.png"), "picture")
+
+
+def _begins(path, text):
+    with open(path, "rb") as file:
+        return file.read(len(text)) == text.encode()
 
 
 def _hparams(args, *without):
@@ -1705,16 +1740,24 @@ def _parser():
         "(default: one-normal)",
     )
     other = "images that are abnormal too, of a kind that detect reads; for no-digits"
-    experiment.add_argument("--other", type=Path, metavar="FILE_OR_FOLDER", help=other)
+    experiment.add_argument(
+        "--other", type=Path, nargs="+", default=[], metavar="FILE_OR_FOLDER", help=other
+    )
     detect = commands.add_parser(
         "detect", description=" ".join(detect_command.__doc__.split()), allow_abbrev=False
     )
     detect.set_defaults(run=detect_command)
-    what = "an IDX file (.gz or not), .npy, .npz, .png, or a folder of PNGs"
+    what = (
+        "an IDX file (.gz or not), .npy or .npz of (n, 784) or (n, 28, 28), a PNG, or a folder of "
+        "PNGs; white or grey on black, of the size and place of the images that were trained on"
+    )
     detect.add_argument("images", type=Path, metavar="FILE_OR_FOLDER", help=what)
     trained = "the folder of the run that trained the network (default: logs/AutoEncoder)"
     detect.add_argument("--logdir", type=Path, default=LOGDIR, metavar="DIR", help=trained)
-    output = "the CSV file to write: index, score, flag (default: scores.csv in --logdir)"
+    output = (
+        "the CSV file to write: index, score, flag, and file for PNGs; the picture is put beside it "
+        "(default: scores.csv in --logdir)"
+    )
     detect.add_argument("--output", type=Path, metavar="FILE", help=output)
     search = add("tune", tune_command).add_argument_group("search")
     trials = "how many combinations to try, drawn by the seed (default: 20)"

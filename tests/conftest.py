@@ -1,10 +1,14 @@
-"""What the tests share: the real data, a small made-up data set, a command line that is watched."""
+"""What the tests share: real data, small made-up data, a command line and a browser to watch."""
 
+import contextlib
 import gzip
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +64,11 @@ def shell(*arguments, cwd=ROOT):
 
 @pytest.fixture(scope="session")
 def main_job(tmp_path_factory):
-    """One run of the main job, with all its defaults but the folder."""
-    return shell("--logdir", tmp_path_factory.mktemp("main_job"))
+    """One run of the main job, with all its defaults but the folder: its `.logdir`."""
+    logdir = tmp_path_factory.mktemp("logs") / "main_job"
+    run = shell("--logdir", logdir)
+    run.logdir = logdir
+    return run
 
 
 def score_of(stdout):
@@ -77,3 +84,46 @@ def free_port():
 def files(folder):
     """Every file below a folder, with its content."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+needs_browser = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs Debian's packages chromium and chromium-driver",
+)
+
+
+@contextlib.contextmanager
+def server(command, url, log):
+    """Runs a server until the end; yields when it answers at the URL."""
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        for _ in range(300):
+            time.sleep(0.2)
+            with contextlib.suppress(OSError), urllib.request.urlopen(url):
+                break
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def browser(folder, size):
+    """Headless Chromium, with its files in the folder. WebGL is drawn without a GPU."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("headless=new", "no-sandbox", "use-angle=swiftshader",
+                 "enable-unsafe-swiftshader", "disable-background-networking",
+                 "disable-component-update", "disable-sync", "no-first-run",
+                 f"window-size={size}", f"user-data-dir={folder / 'chromium'}"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    try:
+        yield driver
+    finally:
+        driver.quit()

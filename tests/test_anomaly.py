@@ -1,5 +1,6 @@
 """What the network cannot restore, or restores from a strange Z, is abnormal."""
 
+import csv
 import gzip
 import re
 import shutil
@@ -95,6 +96,7 @@ def test_only_normal_images_are_learnt_from(small_hp, small_dir, monkeypatch):
         return train(sess, g, data)
 
     monkeypatch.setattr(ae, "train", watched)
+    monkeypatch.setattr(ae, "compiled_steps", ae.fed_steps)  # twenty compilations take long
     data = ae.read_data_sets(small_dir)
     hp = ae.dataclasses.replace(small_hp, batch_size=10)
     for is_normal in (True, False):
@@ -125,7 +127,8 @@ def test_what_is_no_digit(mnist):
 def test_experiments_in_the_shell(small_dir, tmp_path, experiment):
     size = ["--X_n", 16, "--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8, "--epoch_n", 1]
     folders = ["--data_dir", small_dir, "--logdir", tmp_path / "logs"]
-    run = shell("anomaly", "--experiment", experiment, "--seed", 0, 1, "--batch_size", 10, *size,
+    seeds = [0] if experiment == "one-abnormal" else [0, 1]
+    run = shell("anomaly", "--experiment", experiment, "--seed", *seeds, "--batch_size", 10, *size,
                 *folders)  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
     *table, error, combined, picture = run.stdout.splitlines()
@@ -133,18 +136,21 @@ def test_experiments_in_the_shell(small_dir, tmp_path, experiment):
     for column, line, name in ((1, error, "error"), (2, combined, "error x distance")):
         mean = re.fullmatch(rf"mean AUROC: (0\.\d{{4}}) \({name}\)", line)[1]
         assert float(mean) == pytest.approx(np.mean([float(row[column]) for row in rows]), abs=6e-4)
-    assert run.stdout.count("seed 0, ") == run.stdout.count("seed 1, ") == len(rows)
+    for seed in seeds:
+        assert run.stdout.count(f"seed {seed}, ") == len(rows)
     assert picture == f"ROC curves: {tmp_path / 'logs' / experiment}.png"
 
 
 def test_other_images_are_abnormal_too(small_dir, tmp_path):
-    np.save(tmp_path / "other.npy", np.zeros((7, 4, 4), np.uint8))
+    for name in ("other.npy", "second.npy"):
+        np.save(tmp_path / name, np.zeros((7, 4, 4), np.uint8))
     size = ["--X_n", 16, "--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8, "--epoch_n", 1]
     folders = ["--data_dir", small_dir, "--logdir", tmp_path / "logs"]
     run = shell("anomaly", "--experiment", "no-digits", "--other", tmp_path / "other.npy",
-                *size, *folders)  # fmt: skip
+                tmp_path / "second.npy", *size, *folders)  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
-    assert re.search(r"^ +other.npy +[01]\.\d{3} +[01]\.\d{3}$", run.stdout, re.M)
+    assert re.search(r"^ *other: .*other.npy +[01]\.\d{3} +[01]\.\d{3}$", run.stdout, re.M)
+    assert re.search(r"^ *other: .*second.npy +[01]\.\d{3} +[01]\.\d{3}$", run.stdout, re.M)
 
 
 @pytest.mark.slow
@@ -172,7 +178,7 @@ def model(tmp_path_factory):
 def png(path, pixels):
     """A PNG file of 8 bits and no filter, by the format's description."""
     height, width = pixels.shape[:2]
-    colour = 0 if pixels.ndim == 2 else 2
+    colour = 0 if pixels.ndim == 2 else {3: 2, 4: 6}[pixels.shape[2]]
 
     def chunk(name, content):
         checked = name + content
@@ -190,11 +196,14 @@ def write_kinds(folder, images):
     (folder / "a.idx3-ubyte").write_bytes(idx(images))
     (folder / "a.gz").write_bytes(gzip.compress(idx(images)))
     np.save(folder / "bytes.npy", images)
+    np.save(folder / "channel.npy", images[..., None])
     np.save(folder / "flat.npy", images.reshape(len(images), -1).astype(np.int64))
     np.save(folder / "floats.npy", images.astype(np.float64))
     np.save(folder / "scaled.npy", images / 255)
     np.savez(folder / "one.npz", anything=images)
-    for name, image in (("pngs", images), ("rgb", np.repeat(images[..., None], 3, axis=-1))):
+    rgb = np.repeat(images[..., None], 3, axis=-1)
+    opaque = np.full_like(rgb[..., :1], 255)
+    for name, image in (("pngs", images), ("rgb", rgb), ("rgba", np.append(rgb, opaque, axis=-1))):
         (folder / name).mkdir()
         for i, pixels in enumerate(image):
             png(folder / name / f"{i:03d}.png", pixels)
@@ -203,8 +212,12 @@ def write_kinds(folder, images):
 
 def scores_of(path):
     head, *rows = path.read_text().splitlines()
-    assert head == "index,score,flag"
-    table = np.array([row.split(",") for row in rows], float)
+    if head == "index,score,flag,file":
+        names = [row.split(",")[3] for row in rows]
+        assert names == sorted(names) and len(names[0]) > len(".png")
+    else:
+        assert head == "index,score,flag"
+    table = np.array([row.split(",")[:3] for row in rows], float)
     assert np.array_equal(table[:, 0], np.arange(len(rows)))
     return table[:, 1], table[:, 2]
 
@@ -218,19 +231,20 @@ def test_every_kind_of_file_has_the_same_scores(model, tmp_path, capsys):
         assert ae.main(["detect", str(path), "--logdir", str(logdir), "--output", str(output)]) == 0
         printed = capsys.readouterr().out
         values = "0 to 1" if path.name == "scaled.npy" else "0 to 255"
-        assert f"\n25 images, values {values}\n" in printed
+        assert f"\nimages: 25, values {values}\n" in printed
         scores[path.name], flags = scores_of(output)
         threshold = float(re.search(r"^threshold: ([0-9.e+-]+), ", printed, re.M)[1])
         clear = np.abs(scores[path.name] / threshold - 1) > 1e-3  # it is printed to four digits
         assert np.array_equal(flags[clear], (scores[path.name] > threshold)[clear])
         assert clear.sum() > 20
         assert f"\nflagged: {int(flags.sum())} of 25\n" in printed
+        assert path.is_dir() == ("file" in output.read_text().splitlines()[0])
         if path.is_dir():
             assert f"{scores[path.name].argmax():03d}.png" in printed
-    assert len(scores) == 9
+    assert len(scores) == 11
     for found in scores.values():
         np.testing.assert_allclose(found, scores["bytes.npy"], rtol=1e-4)
-    assert (logdir / "detect.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "scores.detect.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_png_is_one_image(model, tmp_path):
@@ -238,7 +252,8 @@ def test_one_png_is_one_image(model, tmp_path):
     png(tmp_path / "one.png", np.full((4, 4), 9, np.uint8))
     run = shell("detect", tmp_path / "one.png", "--logdir", logdir, cwd=tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
-    assert "\n1 images, values 0 to 255\n" in run.stdout
+    assert "\nmodel: " in run.stdout and ", Z_n 3, dec_n 6 8, enc_n 8 6, epoch_n 1\n" in run.stdout
+    assert "\nimages: 1, values 0 to 255\n" in run.stdout
     assert len(scores_of(logdir / "scores.csv")[0]) == 1
 
 
@@ -258,30 +273,105 @@ def test_the_threshold_is_of_validation_images(model):
     assert shares[1] == detector.measured
 
 
+def test_a_folder_of_other_things_too(model, tmp_path, capsys):
+    logdir, _ = model
+    folder, output = tmp_path / "pictures", tmp_path / "scores.csv"
+    folder.mkdir()
+    for i in range(15):
+        png(folder / f"{i}, a comma.PNG", np.full((4, 4), 17 * i, np.uint8))
+    for name in (".hidden.png", ".DS_Store", "readme.txt", "photo.jpg"):
+        (folder / name).write_bytes(b"none of ours")
+    (folder / "folder.png").mkdir()
+    assert ae.main(["detect", str(folder), "--logdir", str(logdir), "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    left_out = "values 0 to 255; files left out, as they are no PNG: 2"
+    assert f"\nimages: 15, {left_out}\n" in printed
+    with open(output, newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["index", "score", "flag", "file"]
+    assert [row[3] for row in rows] == sorted(f"{i}, a comma.PNG" for i in range(15))
+    assert int(re.search(r"^flagged: (\d+) of 15$", printed, re.M)[1]) == sum(
+        row[2] == "1" for row in rows
+    )
+
+
+def test_the_least_abnormal_are_none_of_the_most(model, tmp_path, monkeypatch):
+    logdir, _ = model
+    drawn, images = [], np.random.RandomState(0).randint(0, 256, (13, 16), np.uint8)
+    monkeypatch.setattr(
+        ae, "plot_images", lambda titles, **rows: drawn.append((titles, rows)) or ae.Figure()
+    )
+    for n in (1, 10, 13):
+        np.save(tmp_path / "images.npy", images[:n])
+        assert ae.main(["detect", str(tmp_path / "images.npy"), "--logdir", str(logdir)]) == 0
+        (titles, rows), scores = drawn[-1], scores_of(logdir / "scores.csv")[0]
+        shown = {name: [int(t.split(":")[0]) for t in row] for name, row in titles.items()}
+        order = np.argsort(-scores).tolist()
+        least = {"least abnormal": order[10:][::-1]} if n > 10 else {}
+        assert shown == {"most abnormal": order[:10]} | least
+        for name, chosen in shown.items():
+            np.testing.assert_allclose(rows[name], images[chosen] / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["model", "image", "device", "folder", "nothing"])
+def test_output_overwrites_nothing_but_scores(model, tmp_path, capfd, what):
+    logdir, _ = model
+    png(tmp_path / "image.png", np.zeros((4, 4), np.uint8))
+    output = {
+        "model": logdir / "detector.npz",
+        "image": tmp_path / "image.png",
+        "device": "/dev/full",
+        "folder": tmp_path,
+        "nothing": "",
+    }[what]
+    before = files(tmp_path) | files(logdir)
+    command = ["detect", str(tmp_path / "image.png"), "--logdir", str(logdir)]
+    assert ae.main([*command, "--output", str(output)]) == 2
+    assert capfd.readouterr().err == (
+        f"autoencoder.py: error: {output or '.'} is there and holds no scores: "
+        "choose another output\n"
+    )
+    assert files(tmp_path) | files(logdir) == before
+
+
+def test_output_through_a_symbolic_link(model, tmp_path):
+    logdir, _ = model
+    png(tmp_path / "image.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "link.csv").symlink_to(tmp_path / "scores.csv")
+    command = ["detect", str(tmp_path / "image.png"), "--logdir", str(logdir)]
+    for _ in range(2):  # the second time, over its own scores
+        assert ae.main([*command, "--output", str(tmp_path / "link.csv")]) == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len(scores_of(tmp_path / "scores.csv")[0]) == 1
+
+
 IMAGES = np.zeros((3, 4, 4))
 BAD = {
     "no-such.npy": (None, "cannot be read: No such file or directory"),
     "no-such": (None, "cannot be read: No such file or directory"),
-    "empty.npy": (b"", "is not an array of numbers: "),
+    "empty.npy": (b"", "is not an array of numbers, or damaged"),
     "empty.gz": (b"", "is not an IDX file of images: it begins with nothing, not 00000803"),
     "text.txt": (b"hello", "is not an IDX file of images: it begins with 68656c6c, not 00000803"),
     "cut.gz": (gzip.compress(idx(IMAGES.astype(np.uint8)))[:-9], "is truncated or corrupt: "),
-    "cut.npy": (IMAGES, "is not an array of numbers: "),
-    "shape.npy": (np.zeros((3, 5, 5)), "is 3 x 5 x 5: it must hold images of 16 pixels"),
-    "flat.npy": (np.zeros(16), "is 16: it must hold images of 16 pixels"),
-    "none.npy": (np.zeros((0, 4, 4)), "is 0 x 4 x 4: it must hold images of 16 pixels"),
-    "number.npy": (np.array(3.0), "is one number: it must hold images of 16 pixels"),
+    "cut.npy": (IMAGES, "is not an array of numbers, or damaged"),
+    "shape.npy": (np.zeros((3, 5, 5)), "is 3 x 5 x 5: it must hold images of 4 x 4"),
+    "flat.npy": (np.zeros(16), "is 16: it must hold images of 4 x 4"),
+    "none.npy": (np.zeros((0, 4, 4)), "is 0 x 4 x 4: it must hold images of 4 x 4"),
+    "number.npy": (np.array(3.0), "is one number: it must hold images of 4 x 4"),
+    "wide.npy": (np.zeros((3, 2, 8)), "is 3 x 2 x 8: it must hold images of 4 x 4"),
     "nan.npy": (IMAGES + np.nan, "holds values from nan to nan: they must be 0 to 1, or 0 to 255"),
     "high.npy": (IMAGES + 256, "holds values from 256 to 256: they must be 0 to 1, or 0 to 255"),
     "low.npy": (IMAGES - 0.5, "holds values from -0.5 to -0.5: they must be 0 to 1, or 0 to 255"),
     "complex.npy": (IMAGES + 1j, "holds complex128, not numbers"),
     "words.npy": (np.full((3, 16), "a"), "holds <U1, not numbers"),
-    "objects.npy": (np.full((3, 16), None), "is not an array of numbers: Object arrays cannot be"),
+    "objects.npy": (np.full((3, 16), None), "is not an array of numbers, or damaged"),
     "two.npz": ({"a": IMAGES, "b": IMAGES}, "must hold one array, not 2: a, b"),
-    "not.npz": (b"PK\x03\x04 and no more", "is not an array of numbers: "),
+    "not.npz": (b"PK\x03\x04 and no more", "is not an array of numbers, or damaged"),
     "not.png": (b"GIF89a", "cannot be read: not a PNG, or damaged"),
     "colour.png": (np.dstack([IMAGES[0], IMAGES[0], IMAGES[0] + 9]), "is in colour: it must be grey"),
-    "size.png": (np.zeros((5, 5)), "is 1 x 5 x 5: it must hold images of 16 pixels"),
+    "size.png": (np.zeros((5, 5)), "is 5 x 5: it must hold images of 4 x 4"),
+    "wide.png": (np.zeros((2, 8)), "is 2 x 8: it must hold images of 4 x 4"),
+    "clear.png": (np.zeros((4, 4, 4)), "is transparent: it must be white or grey on black"),
     "folder": ("folder", "holds no PNG files"),
 }  # fmt: skip
 
@@ -313,7 +403,7 @@ def test_without_a_model_detect_says_what_makes_one(tmp_path, capfd):
     assert ae.main(["detect", "x.png", "--logdir", str(tmp_path)]) == 2
     assert capfd.readouterr().err == (
         f"autoencoder.py: error: there is no trained model in {tmp_path}: "
-        f"python autoencoder.py --logdir {tmp_path} makes one\n"
+        f"python autoencoder.py --recipe tuned --logdir {tmp_path} makes one\n"
     )
 
 

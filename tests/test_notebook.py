@@ -7,10 +7,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
-import urllib.request
 
 import nbformat
 import pytest
@@ -18,7 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import autoencoder as ae
-from conftest import ROOT, free_port, score_of
+from conftest import ROOT, browser, free_port, needs_browser, score_of, server
 
 NOTEBOOK = ROOT / "AutoEncoder.ipynb"
 
@@ -194,16 +191,12 @@ def test_without_the_module_the_first_cell_says_what_to_do(kernel_folder, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="needs Debian's packages chromium and chromium-driver",
-)
+@needs_browser
 def test_run_all_in_jupyterlab(kernel_folder, main_job, monkeypatch):
-    from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    module = kernel_folder.parent / "module"
+    module, tmp = kernel_folder.parent / "module", kernel_folder.parent
     empty = read()
     for cell in code_cells(empty):
         cell.outputs, cell.execution_count = [], None
@@ -213,29 +206,13 @@ def test_run_all_in_jupyterlab(kernel_folder, main_job, monkeypatch):
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     command += [f"--port={port}", f"--ServerApp.root_dir={module}", "--IdentityProvider.token="]
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking",
-                 "disable-component-update", "disable-sync", "no-first-run",
-                 "window-size=1300,1000", f"user-data-dir={kernel_folder.parent / 'chromium'}"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(open(kernel_folder.parent / "jupyterlab.log", "w"))
-        lab = subprocess.Popen(command, stdout=log, stderr=log)
-        stack.callback(lab.wait)
-        stack.callback(lab.terminate)
-        for _ in range(60):
-            time.sleep(1)
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/api"):
-                break
-        service = webdriver.ChromeService(shutil.which("chromedriver"))
-        browser = webdriver.Chrome(options=options, service=service)
-        stack.callback(browser.quit)
+    lab = server(command, f"{address}/api", tmp / "jupyterlab.log")
+    with lab, browser(tmp, "1300,1000") as page:
 
         def wait(seconds, xpath):
-            return WebDriverWait(browser, seconds).until(lambda b: b.find_elements(By.XPATH, xpath))
+            return WebDriverWait(page, seconds).until(lambda b: b.find_elements(By.XPATH, xpath))
 
-        browser.get(f"{address}/lab/tree/AutoEncoder.ipynb")
+        page.get(f"{address}/lab/tree/AutoEncoder.ipynb")
         wait(60, '//*[contains(text(), "Python 3 (ipykernel) | Idle")]')
         wait(10, '//div[contains(@class, "lm-MenuBar-itemLabel")][text()="Run"]')[0].click()
         wait(10, '//li[@data-command="runmenu:run-all"]')[0].click()

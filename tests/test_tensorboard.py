@@ -1,0 +1,231 @@
+"""What TensorBoard is given: read back from the files, and seen in a browser."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import autoencoder as ae
+from conftest import browser, files, free_port, score_of, shell
+
+tf = ae.tf
+
+
+def events(folder):
+    """The graph, {tag: RunMetadata}, and {tag: [(step, value)]} of the event files of a folder."""
+    graph, metadata, values = None, {}, {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for event in tf.train.summary_iterator(str(path)):
+            if event.graph_def:
+                graph = tf.GraphDef.FromString(event.graph_def)
+            if event.HasField("tagged_run_metadata"):
+                tagged = event.tagged_run_metadata
+                metadata[tagged.tag] = tf.RunMetadata.FromString(tagged.run_metadata)
+            for value in event.summary.value:
+                values.setdefault(value.tag, []).append((event.step, value))
+    return graph, metadata, values
+
+
+def scalars(values):
+    return {
+        tag: [(step, value.simple_value) for step, value in of_tag]
+        for tag, of_tag in values.items()
+        if of_tag[0][1].WhichOneof("value") == "simple_value"
+    }
+
+
+class Run:
+    """A small training run, and all that it is expected to have written."""
+
+    def __init__(self, hp, data, logdir, tensorboard=True):
+        self.hp, self.data, self.logdir = hp, data, logdir
+        self.g = ae.build(hp)
+        with ae.start(self.g) as sess:
+            self.history = ae.train(sess, self.g, data, logdir, tensorboard)
+            self.score = ae.evaluate(sess, self.g, data.test.images)
+            if tensorboard:
+                ae.write_test(sess, self.g, data.test, self.score, logdir)
+            with self.g.X.graph.as_default():
+                weights = tf.trainable_variables()
+            self.weights = {v.op.name: value for v, value in zip(weights, sess.run(weights))}
+            images = {part: getattr(data, part).images for part in ("validation", "test")}
+            self.Z = {part: sess.run(self.g.Z, {self.g.X: X}) for part, X in images.items()}
+            self.G = {part: sess.run(self.g.G, {self.g.X: X}) for part, X in images.items()}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    from conftest import small_files
+
+    hp = ae.HParams(X_n=16, enc_n=(8, 6), Z_n=3, dec_n=(6, 8), epoch_n=3)
+    data = ae.read_data_sets(small_files(tmp_path_factory.mktemp("data")))
+    return Run(hp, data, tmp_path_factory.mktemp("logs") / "run")
+
+
+# ---- Read back ----
+
+
+def test_the_graph_is_the_tutorials_picture(small):
+    graph, _, _ = events(small.logdir / "train")
+    nodes = {node.name for node in graph.node}
+    operations = {operation.name for operation in small.g.X.graph.get_operations()}
+    assert nodes == {name for name in operations if not name.startswith("steps/")}
+    assert {name.split("/")[0] for name in nodes} == {
+        "X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init",
+    }  # fmt: skip
+    for scope in ("Encoder", "Decoder"):
+        inside = {name.split("/")[1] for name in nodes if name.startswith(f"{scope}/")}
+        assert inside == {"Layer01", "Layer02"}
+
+
+def test_time_and_memory_of_one_step(small):
+    _, metadata, _ = events(small.logdir / "train")
+    (trace,) = metadata.values()
+    stats = {node.node_name: node for of in trace.step_stats.dev_stats for node in of.node_stats}
+    forward = [f"{scope}/MatMul" for scope in ("Encoder/Layer01", "Encoder/Layer02", "Z",
+                                               "Decoder/Layer01", "Decoder/Layer02", "G")]  # fmt: skip
+    for name, n in zip(forward, (8, 6, 3, 6, 8, 16)):
+        (output,) = stats[name].output
+        allocated = output.tensor_description.allocation_description.requested_bytes
+        assert allocated == small.hp.batch_size * n * 4  # float32
+        assert stats[name].all_end_rel_micros >= 0
+    assert {"G/Sigmoid", "loss/L2Loss"} < set(stats)
+    assert any("Adam" in name for name in stats)
+
+
+def test_scalars_have_a_step_for_each_epoch(small):
+    of = {run: scalars(events(small.logdir / run)[2]) for run in ("train", "validation", "test")}
+    assert of["train"] == {
+        "loss": [(e.epoch, pytest.approx(e.loss)) for e in small.history],
+        "training/learning rate": [(e, pytest.approx(0.001)) for e in (1, 2, 3)],
+        "training/seconds an epoch": [(e.epoch, pytest.approx(e.seconds)) for e in small.history],
+    }
+    assert of["validation"] == {
+        "loss": [(e.epoch, pytest.approx(e.validation_loss)) for e in small.history],
+        "live latents": [(e.epoch, e.live) for e in small.history],
+    }
+    assert of["test"] == {"loss": [(3, pytest.approx(small.score.score))]}
+
+
+def test_histograms_are_of_the_weights_and_of_Z(small):
+    expected = {"train": small.weights, "validation": {"Z": small.Z["validation"][:1000]}}
+    for run, arrays in expected.items():
+        values = events(small.logdir / run)[2]
+        histograms = {k for k, v in values.items() if v[0][1].WhichOneof("value") == "histo"}
+        assert histograms == set(arrays)
+        for name, array in arrays.items():
+            assert [step for step, _ in values[name]] == [1, 2, 3]
+            last = values[name][-1][1].histo
+            assert last.num == array.size == sum(last.bucket)
+            assert (last.min, last.max) == (array.min(), array.max())
+            assert last.sum == pytest.approx(array.sum(dtype=np.float64), rel=1e-5, abs=1e-4)
+    assert "Encoder/Layer01/w" in small.weights and len(small.weights) == 12
+
+
+def test_images_are_ten_digits_above_their_reconstructions(small):
+    values = events(small.logdir / "validation")[2]["X_above_G/image"]
+    assert [step for step, _ in values] == [1, 2, 3]
+    last = matplotlib.image.imread(io.BytesIO(values[-1][1].image.encoded_image_string))
+    labels = small.data.validation.labels.tolist()
+    chosen = [labels.index(label) for label in range(10)]
+    pixels = small.data.validation.pixels[chosen].reshape(10, 4, 4)
+    for i in range(10):
+        above, below = np.round(255 * last[:4, 4 * i :][:, :4]), last[4:, 4 * i :][:, :4]
+        np.testing.assert_array_equal(above, pixels[i])
+        G = small.G["validation"][chosen[i]].reshape(4, 4)
+        np.testing.assert_allclose(below, G, atol=0.51 / 255)
+    assert last.shape[:2] == (8, 40)
+
+
+def test_the_text_says_what_ran_where(small):
+    (((_, value),)) = [events(small.logdir)[2]["run"][0]]
+    (text,) = value.tensor.string_val
+    rows = dict(re.findall(r"^\| (.*?) \| `(.*)` \|$", text.decode(), re.MULTILINE))
+    for field in dataclasses.fields(small.hp):
+        value = getattr(small.hp, field.name)
+        assert rows[field.name] == str(value).strip("()").replace(",", "")
+    assert f"TensorFlow {tf.__version__}, NumPy {np.__version__}" in rows["versions"]
+    assert rows["device"].startswith(("CPU, ", "GPU, "))
+    assert rows["command"].startswith("python ")
+
+
+def test_the_projector_has_Z_labels_and_thumbnails(small):
+    test, folder = small.data.test, small.logdir / "test"
+    config = (folder / "projector_config.pbtxt").read_text()
+    named = dict(re.findall(r'(\w+): "(.*)"', config))
+    assert named == {
+        "tensor_name": "Z",
+        "tensor_path": "Z.tsv",
+        "metadata_path": "labels.tsv",
+        "image_path": "thumbnails.png",
+    }
+    assert re.findall(r"single_image_dim: (\d+)", config) == ["4", "4"]
+    table = np.array([line.split("\t") for line in (folder / "Z.tsv").read_text().splitlines()])
+    np.testing.assert_allclose(table.astype(float), small.Z["test"], rtol=1e-4)
+    head, *rows = (folder / "labels.tsv").read_text().splitlines()
+    labels, losses = np.array([row.split("\t") for row in rows], float).T
+    assert head == "label\tloss"
+    np.testing.assert_array_equal(labels, test.labels)
+    expected = ((small.G["test"].astype(float) - test.images) ** 2).sum(axis=1) / 2
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    sheet = np.round(255 * matplotlib.image.imread(folder / "thumbnails.png"))
+    assert sheet.shape == (40, 40)  # 10 rows of 10
+    for i in range(100):
+        y, x = divmod(i, 10)
+        thumbnail = sheet[4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+        np.testing.assert_array_equal(255 - thumbnail, test.pixels[i].reshape(4, 4))
+
+
+# ---- Beside other files ----
+
+
+def test_a_run_replaces_an_earlier_one_and_nothing_else(small, tmp_path):
+    own = tmp_path / "run" / "train" / "events.out.tfevents.mine"
+    own.parent.mkdir(parents=True)
+    for path in (own, tmp_path / "run" / "notes.txt"):
+        path.write_text("a file of the user's")
+    hp = dataclasses.replace(small.hp, epoch_n=1)
+    for _ in range(2):
+        Run(hp, small.data, tmp_path / "run")
+        assert own.read_text() == (tmp_path / "run" / "notes.txt").read_text()
+        kinds = [path.relative_to(tmp_path / "run") for path in files(tmp_path / "run") if path != own]
+        assert sorted(str(kind).split(".out.")[0] for kind in kinds) == [
+            "events", "hparams.json", "notes.txt", "test/Z.tsv", "test/events", "test/labels.tsv",
+            "test/projector_config.pbtxt", "test/thumbnails.png", "train/events",
+            "validation/events",
+        ]  # fmt: skip
+    kept = json.loads((tmp_path / "run" / "hparams.json").read_text())
+    assert ae.HParams(**kept) == hp
+
+
+def test_without_tensorboard_the_weights_are_the_same_and_nothing_is_shown(small, tmp_path):
+    shutil.copytree(small.logdir, tmp_path / "run")  # of an earlier run
+    (tmp_path / "run" / "train" / "mine").write_text("a file of the user's")
+    run = Run(small.hp, small.data, tmp_path / "run", tensorboard=False)
+    left = [str(path.relative_to(tmp_path / "run")) for path in files(tmp_path / "run")]
+    assert sorted(left) == ["hparams.json", "train/mine"]
+    for name, weights in small.weights.items():
+        np.testing.assert_array_equal(run.weights[name], weights)
+
+
+def test_images_that_are_not_square_and_labels_that_are_one_hot(small, tmp_path):
+    def of(part):
+        return ae.DataSet(part.pixels[:, :12], np.eye(10)[part.labels])
+
+    hp = dataclasses.replace(small.hp, X_n=12, epoch_n=1)
+    run = Run(hp, ae.DataSets(*map(of, small.data)), tmp_path)
+    values = events(tmp_path / "validation")[2]["X_above_G/image"]
+    assert (values[0][1].image.height, values[0][1].image.width) == (2 * 3, 10 * 4)
+    labels = (tmp_path / "test" / "labels.tsv").read_text().splitlines()[1:]
+    assert [int(line.split("\t")[0]) for line in labels] == small.data.test.labels.tolist()
+    assert run.history
