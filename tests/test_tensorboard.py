@@ -1,22 +1,28 @@
 """What TensorBoard is given: read back from the files, and seen in a browser."""
 
-import contextlib
 import dataclasses
 import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 import time
-import urllib.request
 
 import matplotlib.image
 import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import browser, files, free_port, score_of, shell
+from conftest import (
+    browser,
+    files,
+    free_port,
+    needs_browser,
+    score_of,
+    server,
+    shell,
+    small_files,
+)
 
 tf = ae.tf
 
@@ -65,8 +71,6 @@ class Run:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    from conftest import small_files
-
     hp = ae.HParams(X_n=16, enc_n=(8, 6), Z_n=3, dec_n=(6, 8), epoch_n=3)
     data = ae.read_data_sets(small_files(tmp_path_factory.mktemp("data")))
     return Run(hp, data, tmp_path_factory.mktemp("logs") / "run")
@@ -198,7 +202,9 @@ def test_a_run_replaces_an_earlier_one_and_nothing_else(small, tmp_path):
     for _ in range(2):
         Run(hp, small.data, tmp_path / "run")
         assert own.read_text() == (tmp_path / "run" / "notes.txt").read_text()
-        kinds = [path.relative_to(tmp_path / "run") for path in files(tmp_path / "run") if path != own]
+        kinds = [
+            path.relative_to(tmp_path / "run") for path in files(tmp_path / "run") if path != own
+        ]
         assert sorted(str(kind).split(".out.")[0] for kind in kinds) == [
             "events", "hparams.json", "notes.txt", "test/Z.tsv", "test/events", "test/labels.tsv",
             "test/projector_config.pbtxt", "test/thumbnails.png", "train/events",
@@ -229,3 +235,152 @@ def test_images_that_are_not_square_and_labels_that_are_one_hot(small, tmp_path)
     labels = (tmp_path / "test" / "labels.tsv").read_text().splitlines()[1:]
     assert [int(line.split("\t")[0]) for line in labels] == small.data.test.labels.tolist()
     assert run.history
+
+
+# ---- In a browser ----
+
+INSIDE = """
+const found = [], walk = node => {
+  if (node.nodeType === 1 && node.matches(arguments[0])) found.push(node);
+  for (const child of [...(node.shadowRoot ? [node.shadowRoot] : []), ...node.childNodes]) walk(child);
+};
+walk(document.body);
+return found;
+"""  # TensorBoard's pages are made of shadow roots, which selectors do not enter
+
+
+class Page:
+    def __init__(self, driver, address):
+        self.driver, self.address = driver, address
+
+    def open(self, tab):
+        self.driver.get(f"{self.address}/#{tab}")
+        self.driver.refresh()
+
+    def find(self, selector):
+        return self.driver.execute_script(INSIDE, selector)
+
+    def texts(self, selector):
+        return [" ".join(e.get_attribute("textContent").split()) for e in self.find(selector)]
+
+    def wait(self, condition):
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        for _ in range(150):
+            try:
+                if result := condition():
+                    return result
+            except StaleElementReferenceException:  # the page is being built
+                pass
+            time.sleep(0.2)
+        raise AssertionError("the page does not show what it should")
+
+    def click(self, selector, text=None, event="click"):
+        def clicked():
+            for element in self.find(selector):
+                if text in (None, " ".join(element.get_attribute("textContent").split())):
+                    event_of_js = f"new MouseEvent('{event}', {{bubbles: true}})"
+                    self.driver.execute_script(
+                        f"arguments[0].dispatchEvent({event_of_js})", element
+                    )
+                    return True
+
+        self.wait(clicked)
+
+
+@pytest.fixture(scope="module")
+def page(main_job, tmp_path_factory):
+    """TensorBoard, in a browser, on the main job and a shorter one."""
+    logs, folder, port = main_job.logdir.parent, tmp_path_factory.mktemp("browser"), free_port()
+    size = ["--epoch_n", 1, "--enc_n", 50, 30, "--dec_n", 30, 50]
+    assert shell(*size, "--logdir", logs / "short").returncode == 0
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={logs}", f"--port={port}"]
+    with server(command, address, folder / "log"), browser(folder, "1400,1000") as driver:
+        yield Page(driver, address)
+
+
+@pytest.mark.slow
+@needs_browser
+class TestInABrowser:
+    @pytest.fixture(autouse=True)
+    def no_errors(self, page):
+        page.driver.get_log("browser")
+        yield
+        errors = [e for e in page.driver.get_log("browser") if e["level"] == "SEVERE"]
+        assert errors == []
+
+    def test_graphs(self, page):
+        def nodes():
+            names = [node.get_attribute("data-name") for node in page.find("g.node")]
+            return [name for name in names if "~~" not in name]  # where edges enter a box
+
+        page.open("graphs")
+        page.click("paper-item", "main_job/train")
+        scopes = ["X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init"]
+        page.wait(lambda: sorted(nodes()) == sorted(scopes))
+        layers = {f"{scope}/{layer}" for scope in scopes[1:4:2] for layer in ("Layer01", "Layer02")}
+        for scope in ("Encoder", "Decoder"):
+            page.click(f'g.node[data-name="{scope}"] .nodeshape', event="dblclick")
+        page.wait(lambda: set(nodes()) == layers | set(scopes))
+        page.click("paper-item", "one step of training")
+        for colour, unit in (("Compute time", " ms"), ("Memory", " MB")):
+            page.click("paper-radio-button", colour)
+            page.wait(lambda: [end for end in page.texts(".domainEnd") if end.endswith(unit)])
+
+    def test_scalars(self, page):
+        page.open("scalars")
+        names = {"live latents", "loss"}
+        page.wait(lambda: names <= {name.text for name in page.find(".heading-label.name")})
+
+        def points():
+            paths = [path.get_attribute("d") or "" for path in page.find("path")]
+            return [d.count("L") + 1 for d in paths if "L" in d]
+
+        # Live latents on validation images, loss on training and on validation images: a curve of
+        # ten epochs each.
+        page.wait(lambda: points().count(10) >= 3)
+
+    def test_images(self, page):
+        page.open("images")
+        images = page.wait(lambda: len(page.find("img")) == 2 and page.find("img"))
+        page.wait(lambda: all(image.get_attribute("naturalWidth") == "280" for image in images))
+        assert {image.get_attribute("naturalHeight") for image in images} == {"56"}
+
+    def test_histograms(self, page):
+        page.open("histograms")
+        # The sections Decoder and Encoder, of two runs: 8 histograms each; 10 epochs and one.
+        page.wait(lambda: len(page.find("path.outline")) == 8 * 11)
+        captions = page.texts("figcaption")
+        assert sum(text.startswith("Encoder/Layer01/w main_job/train ") for text in captions) == 1
+
+    def test_projector(self, page):
+        page.open("projector")
+        for _ in range(2):  # the plugin's page is in a frame that is in a frame
+            (frame,) = page.wait(lambda: page.find("iframe"))
+            page.driver.switch_to.frame(frame)
+        page.click("paper-item", "main_job/test")
+        page.wait(lambda: page.texts(".numDataPoints, .dim") == ["10000", "20"])
+        page.click("paper-item", "label 10 colors")
+        loaded = page.wait(
+            lambda: page.driver.execute_script(
+                "return performance.getEntriesByType('resource')"
+                ".filter(e => e.name.includes('sprite_image')).map(e => e.responseStatus)"
+            )
+        )
+        assert set(loaded) == {200}
+        page.driver.switch_to.default_content()
+
+    def test_hparams(self, page, main_job):
+        def cells():
+            return page.texts("vaadin-grid-cell-content")
+
+        page.open("hparams")
+        page.wait(lambda: {"main_job", "short"} <= set(cells()))
+        assert {"test.loss", "validation.loss", f"{score_of(main_job.stdout):.2f}"} <= set(cells())
+
+    def test_text(self, page):
+        page.open("text")
+        page.wait(lambda: len(page.find("table")) == 2)
+        rows = set(page.texts("tr"))
+        assert {"enc_n 500 300", "enc_n 50 30", "epoch_n 10", "epoch_n 1"} <= rows
