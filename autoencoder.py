@@ -589,10 +589,9 @@ class Epoch(NamedTuple):
 def train(sess, g, data, logdir=None, tensorboard=True):
     """Trains for epoch_n epochs of shuffled minibatches; answers an Epoch for each.
 
-    data: DataSets, of which `.train` is learnt and `.validation` only watched. With a `logdir`, the
-    hyperparameters are kept there, and what event_files writes for TensorBoard unless that is not
-    wanted. AutoEncoderError when batch_size or X_n do not fit the data, or the loss is no longer a
-    number; an earlier run's files are then kept.
+    data: DataSets, of which `.train` is learnt and `.validation` only watched. With a `logdir`,
+    TensorBoard finds there what event_files writes. AutoEncoderError when batch_size or X_n do not
+    fit the data, or the loss is no longer a number; an earlier run's files are then kept.
     """
     hp, n, validation_images = g.hp, len(data.train.pixels), data.validation.images
     _check(data.train.pixels, hp, np.uint8, np.float32)
@@ -612,8 +611,6 @@ def train(sess, g, data, logdir=None, tensorboard=True):
             rate = float(learning_rates(hp, epoch, 1)[0])
             history.append(Epoch(epoch, loss, validation.score, validation.live, rate, seconds))
             write(history[-1])
-    if logdir is not None:
-        write_whole(Path(logdir, "hparams.json"), json.dumps(dataclasses.asdict(hp)).encode())
     return history
 
 
@@ -1409,7 +1406,8 @@ def detect(sess, g, images, detector):
 
 
 def save_model(sess, g, detector, logdir):
-    """Keeps weights and Detector beside the hparams.json that train() wrote, for load_model."""
+    """Keeps hyperparameters, weights and Detector in `logdir`, for load_model."""
+    write_whole(Path(logdir, "hparams.json"), json.dumps(dataclasses.asdict(g.hp)).encode())
     _save_weights(sess, g, Path(logdir, "weights"))
     content = io.BytesIO()
     np.savez(content, **detector._asdict())
@@ -1528,16 +1526,16 @@ def train_command(args):
     data = read_data_sets(args.data_dir)
     g = build(_hparams(args))
     with start(g) as sess:
-        train(sess, g, data, args.logdir, args.tensorboard == "on")
+        train(sess, g, data, args.logdir, args.tensorboard)
         evaluation = evaluate(sess, g, data.test.images)
         print(evaluation)
         X, labels = data.test.images[:1000], data.test.labels[:1000]  # enough to have each digit
         G = sess.run(g.G, {g.X: X})
         save_model(sess, g, detector(sess, g, data), args.logdir)
-        if args.tensorboard == "on":
+        if args.tensorboard:
             write_test(sess, g, data.test, evaluation, args.logdir)
     _save(plot_reconstruction(X, G, labels), args.logdir / "reconstruction.png", "X | G")
-    if args.tensorboard == "on":
+    if args.tensorboard:
         print(f"graph and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
 
 
@@ -1729,7 +1727,7 @@ def _parser():
 
     job = add("train", train_command, "autoencoder.py [train]", LOGDIR)
     shown = "whether to write what TensorBoard shows (default: on)"
-    job.add_argument("--tensorboard", choices=("on", "off"), default="on", help=shown)
+    job.add_argument("--tensorboard", type=_on_or_off, default=True, metavar="on|off", help=shown)
     add("compare", compare_command, Z_n=(2, 5, 10, 20, 40))
     experiment = add("anomaly", anomaly_command, seed=(0,)).add_argument_group("experiment")
     experiment.add_argument(
@@ -1775,6 +1773,12 @@ def _parser():
 
 def _spaced(value):
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _on_or_off(text):
+    if text not in ("on", "off"):
+        raise AutoEncoderError(f"tensorboard must be on or off, not {text!r}")
+    return text == "on"
 
 
 def _numbers(text):

@@ -1,5 +1,6 @@
 """`python autoencoder.py`, as its users run it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -47,8 +48,20 @@ def test_the_main_job_in_short(tmp_path):
     assert (tmp_path / "run" / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
     kinds = [path.name.split(".")[0] for path in sorted((tmp_path / "run").rglob("*.*"))]
     assert sorted(kinds) == [
-        "detector", "events", "events", "events", "hparams", "reconstruction", "weights", "weights",
+        "Z", "detector", "events", "events", "events", "events", "hparams", "labels",
+        "projector_config", "reconstruction", "thumbnails", "weights", "weights",
     ]  # fmt: skip
+    kept = json.loads((tmp_path / "run" / "hparams.json").read_text())
+    assert ae.HParams(**kept) == ae.HParams(epoch_n=2, batch_size=5500, enc_n=(50, 30))
+
+
+def test_the_main_job_without_tensorboard(tmp_path):
+    run = shell("--tensorboard", "off", "--epoch_n", 1, "--enc_n", 50, 30, "--logdir", "run",
+                cwd=tmp_path)  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.splitlines()[-1] == "X | G: run/reconstruction.png"
+    kinds = [path.name.split(".")[0] for path in sorted((tmp_path / "run").rglob("*.*"))]
+    assert sorted(kinds) == ["detector", "hparams", "reconstruction", "weights", "weights"]
 
 
 BAD = {
@@ -61,6 +74,7 @@ BAD = {
     "--seed 1.5": "seed must be a whole number from 0 to 2147483647, not 1.5",
     "--Z_n 99999999999": "Z_n must be a whole number from 1 to 1000000, not 99999999999",
     "--epochs 3": "unrecognized arguments: --epochs 3 (see --help)",
+    "--tensorboard yes": "tensorboard must be on or off, not 'yes'",
     "tarin": "there is no command tarin, only train, compare, anomaly, detect, tune",
     "--recipe best": "there is no recipe best, only seed, tuned",
     "--activation tanh": "activation must be relu or swish, not 'tanh'",

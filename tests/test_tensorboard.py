@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import re
 import shutil
 import sys
@@ -206,12 +205,10 @@ def test_a_run_replaces_an_earlier_one_and_nothing_else(small, tmp_path):
             path.relative_to(tmp_path / "run") for path in files(tmp_path / "run") if path != own
         ]
         assert sorted(str(kind).split(".out.")[0] for kind in kinds) == [
-            "events", "hparams.json", "notes.txt", "test/Z.tsv", "test/events", "test/labels.tsv",
+            "events", "notes.txt", "test/Z.tsv", "test/events", "test/labels.tsv",
             "test/projector_config.pbtxt", "test/thumbnails.png", "train/events",
             "validation/events",
         ]  # fmt: skip
-    kept = json.loads((tmp_path / "run" / "hparams.json").read_text())
-    assert ae.HParams(**kept) == hp
 
 
 def test_without_tensorboard_the_weights_are_the_same_and_nothing_is_shown(small, tmp_path):
@@ -219,7 +216,7 @@ def test_without_tensorboard_the_weights_are_the_same_and_nothing_is_shown(small
     (tmp_path / "run" / "train" / "mine").write_text("a file of the user's")
     run = Run(small.hp, small.data, tmp_path / "run", tensorboard=False)
     left = [str(path.relative_to(tmp_path / "run")) for path in files(tmp_path / "run")]
-    assert sorted(left) == ["hparams.json", "train/mine"]
+    assert left == ["train/mine"]
     for name, weights in small.weights.items():
         np.testing.assert_array_equal(run.weights[name], weights)
 
