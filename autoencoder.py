@@ -1114,7 +1114,8 @@ def trace(g, pixels):
 
 def description(hp):
     """Command, hyperparameters, versions and device, as a table in Markdown."""
-    command = "a notebook" if "ipykernel" in sys.modules else shlex.join(["python", *sys.argv])
+    in_notebook = Path(sys.argv[0]).name == "ipykernel_launcher.py"
+    command = "a notebook" if in_notebook else shlex.join(["python", *sys.argv])
     versions = f"Python {platform.python_version()}, TensorFlow {tf.__version__}"
     rows = {name: _spaced(value) for name, value in dataclasses.asdict(hp).items()} | {
         "versions": f"{versions}, NumPy {np.__version__}",
