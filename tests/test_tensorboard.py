@@ -272,6 +272,19 @@ class Page:
             time.sleep(0.2)
         raise AssertionError("the page does not show what it should")
 
+    def settle(self, selector):
+        """Waits until elements no longer move."""
+
+        def places():
+            return [str(element.rect) for element in self.find(selector)]
+
+        def still():
+            before = places()
+            time.sleep(0.5)
+            return before and places() == before
+
+        self.wait(still)
+
     def click(self, selector, text=None, event="click"):
         def clicked():
             for element in self.find(selector):
@@ -316,10 +329,12 @@ class TestInABrowser:
         page.click("paper-item", "main_job/train")
         scopes = ["X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init"]
         page.wait(lambda: sorted(nodes()) == sorted(scopes))
-        layers = {f"{scope}/{layer}" for scope in scopes[1:4:2] for layer in ("Layer01", "Layer02")}
         for scope in ("Encoder", "Decoder"):
+            page.settle("g.node")
             page.click(f'g.node[data-name="{scope}"] .nodeshape', event="dblclick")
-        page.wait(lambda: set(nodes()) == layers | set(scopes))
+            scopes += [f"{scope}/Layer01", f"{scope}/Layer02"]
+            page.wait(lambda: sorted(nodes()) == sorted(scopes))
+        page.settle("g.node")
         page.click("paper-item", "one step of training")
         for colour, unit in (("Compute time", " ms"), ("Memory", " MB")):
             page.click("paper-radio-button", colour)
