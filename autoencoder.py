@@ -44,6 +44,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 import zipfile
@@ -55,14 +56,19 @@ import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 
+try:
+    import fcntl
+except ImportError:  # Windows has none: there nothing keeps two runs out of one folder
+    fcntl = None
+
 # What TensorFlow says at every start, whatever the machine: notes of level INFO, and that there is
 # no CUDA driver (error 303, its library is absent). A driver that is there and fails is not.
-START_UP_NOISE = re.compile(rb"I0000 |WARNING: All log messages before|.*UNKNOWN ERROR \(303\)")
+START_UP_NOISE = rb"I0000 |WARNING: All log messages before|.*UNKNOWN ERROR \(303\)"
 
 
 @contextlib.contextmanager
-def without_start_up_noise():
-    """Holds back what is written to file descriptor 2, then passes on all but START_UP_NOISE.
+def without_noise(noise=START_UP_NOISE):
+    """Holds back what is written to file descriptor 2, then passes on all lines but `noise`.
 
     TF_CPP_MIN_LOG_LEVEL does not do it: TensorFlow 2.21 writes these lines before it reads it.
     """
@@ -76,7 +82,7 @@ def without_start_up_noise():
             os.close(stderr)
             held_back.seek(0)
             for line in held_back:
-                if not START_UP_NOISE.match(line):
+                if not re.match(noise, line):
                     os.write(2, line)
 
 
@@ -90,8 +96,9 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main(), Ctrl-C just ends the process
     note("loading TensorFlow ...")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
-with without_start_up_noise():
+with without_noise():
     import tensorflow.compat.v1 as tf
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.plugins import projector
     from tensorboard.plugins.hparams import api_pb2
     from tensorboard.plugins.hparams import summary as hparams_summary
@@ -570,7 +577,7 @@ def _session(graph, as_drawn=False):
     config.gpu_options.allow_growth = True
     # TensorFlow makes one operation of MatMul, add and Relu, unless it runs the graph as drawn.
     config.graph_options.rewrite_options.disable_meta_optimizer = as_drawn
-    with without_start_up_noise():
+    with without_noise():
         return tf.Session(graph=graph, config=config)
 
 
@@ -586,48 +593,104 @@ class Epoch(NamedTuple):
     seconds: float
 
 
-def train(sess, g, data, logdir=None, tensorboard=True):
+class Progress(NamedTuple):
+    """How far a run has come: complete epochs, and what of the next one has been done."""
+
+    history: tuple[Epoch, ...] = ()
+    steps: int = 0  # of the next epoch
+    total: float = 0.0  # sum of their losses
+    seconds: float = 0.0
+
+
+def train(sess, g, data, logdir=None, tensorboard=True, resume=None):
     """Trains for epoch_n epochs of shuffled minibatches; answers an Epoch for each.
 
     data: DataSets, of which `.train` is learnt and `.validation` only watched. With a `logdir`,
-    TensorBoard finds there what event_files writes. AutoEncoderError when batch_size or X_n do not
-    fit the data, or the loss is no longer a number; an earlier run's files are then kept.
+    each epoch leaves a checkpoint there, which replaces what an earlier run has left; TensorBoard
+    finds what event_files writes. To `resume` a Checkpoint of that folder goes on from there, as if
+    the run had never stopped. Ctrl-C leaves a checkpoint before KeyboardInterrupt.
+
+    AutoEncoderError when batch_size or X_n do not fit the data, the checkpoint is of another run,
+    another process trains into logdir, or the loss is no longer a number.
     """
     hp, n, validation_images = g.hp, len(data.train.pixels), data.validation.images
     _check(data.train.pixels, hp, np.uint8, np.float32)
     if hp.batch_size > n:
         raise AutoEncoderError(f"batch_size is {hp.batch_size}, but there are {n} training images")
-    history, steps = [], compiled_steps(sess, g, data.train.pixels)
-    with event_files(sess, g, data, logdir, tensorboard) as write:
-        for epoch in range(1, hp.epoch_n + 1):
-            begin = time.perf_counter()
-            try:
-                loss = train_epoch(sess, g, data.train.pixels, epoch, steps)
-                validation = evaluate(sess, g, validation_images)
-                print(f", validation loss: {_finite(validation.score, hp, epoch):.3f}", end="")
-            finally:
-                print(flush=True)  # ends the line of progress, whatever happens
-            seconds = time.perf_counter() - begin
-            rate = float(learning_rates(hp, epoch, 1)[0])
-            history.append(Epoch(epoch, loss, validation.score, validation.live, rate, seconds))
-            write(history[-1])
+    with only_process(logdir):
+        run = Run(sess, g, data, logdir, resume)
+        history, *begun = list(run.progress.history), *run.progress[1:]
+        events = event_files(sess, g, data, logdir, tensorboard, run.id, len(history))
+        try:
+            with events as (write, replace_earlier), ctrl_c() as interrupted:
+
+                def checkpoint(*begun):
+                    run.save(Progress(tuple(history), *begun))
+                    replace_earlier()
+                    if interrupted():
+                        raise KeyboardInterrupt
+
+                def pause(steps, total):
+                    if interrupted():
+                        checkpoint(steps, total, time.perf_counter() - begin)
+
+                steps = compiled_steps(sess, g, data.train.pixels)
+                for epoch in range(len(history) + 1, hp.epoch_n + 1):
+                    *done, seconds = begun
+                    begin = time.perf_counter() - seconds
+                    try:
+                        loss = train_epoch(sess, g, data.train.pixels, epoch, steps, done, pause)
+                        validation = evaluate(sess, g, validation_images)
+                        score = _finite(validation.score, hp, epoch)
+                        print(f", validation loss: {score:.3f}", end="")
+                    finally:
+                        print(flush=True)  # ends the line of progress, whatever happens
+                    rate = float(learning_rates(hp, epoch, 1)[0])
+                    seconds = time.perf_counter() - begin
+                    history.append(Epoch(epoch, loss, score, validation.live, rate, seconds))
+                    write(history[-1])
+                    checkpoint()
+                    begun = Progress()[1:]
+                run.finish(Progress(tuple(history)))
+        except AutoEncoderError as e:
+            raise type(e)(f"{e}{run.last_good()}") from None
     return history
 
 
-def train_epoch(sess, g, pixels, epoch, steps=None):
-    """Trains once on each image of pixels (n, X_n), in this epoch's order. -> mean loss"""
+@contextlib.contextmanager
+def ctrl_c():
+    """Until the end, Ctrl-C only makes the function answer True that this yields."""
+    pressed = []
+    if threading.current_thread() is not threading.main_thread():  # only there can it be caught
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def train_epoch(sess, g, pixels, epoch, steps=None, done=(0, 0.0), pause=lambda *done: None):
+    """Trains once on each image of pixels (n, X_n), in this epoch's order. -> mean loss
+
+    done: how many steps of the epoch were done before, and the sum of their losses. `pause` is
+    called with these numbers from time to time, and may end it by an exception.
+    """
     hp, n = g.hp, len(pixels)
     steps = steps or compiled_steps(sess, g, pixels)
     order = np.random.default_rng([hp.seed, epoch]).permutation(n)
     rates = learning_rates(hp, epoch, math.ceil(n / hp.batch_size))
     live = sys.stdout.isatty() or "ipykernel" in sys.modules  # a file gets a line an epoch
-    total, last = 0.0, len(rates)
-    for first in range(0, last, STEPS_A_CALL):
+    (begin, total), last = done, len(rates)
+    for first in range(begin, last, STEPS_A_CALL):
         loss = steps(order, rates, first, min(first + STEPS_A_CALL, last))
         total += _finite(loss, hp, epoch)
         seen = min((first + STEPS_A_CALL) * hp.batch_size, n)
         if live or seen == n:
             print("\repoch: %d, loss: %.3f" % (epoch, 100 * total / seen), end="", flush=True)
+        if first + STEPS_A_CALL < last:
+            pause(first + STEPS_A_CALL, total)
     return 100 * total / n
 
 
@@ -757,6 +820,263 @@ def _finite(loss, hp, epoch):
             f"try a learning_rate smaller than {hp.learning_rate}"
         )
     return loss
+
+
+# ---- Checkpoints ---------------------------------------------------------------------------------
+
+CHECKPOINT = "autoencoder.ckpt-"  # then a number: files of tf.train.Saver, and a .json about them
+
+
+class Checkpoint(NamedTuple):
+    path: Path  # what tf.train.load_checkpoint takes
+    kind: str  # state: weights and Adam's state; best, final: weights alone, of a run that is complete
+    run: int  # when the run began, in nanoseconds: its name
+    hp: HParams
+    data: str  # SHA-256 of the training images
+    progress: Progress
+    detector: dict  # of a Detector, all but its codes, and the SHA-256 of its file; or empty
+
+
+def checkpoint_paths(logdir):
+    """{number: path} of the checkpoints in a folder, the newest first; intact or not."""
+    names = (path.name.removeprefix(CHECKPOINT) for path in Path(logdir).glob(f"{CHECKPOINT}*.*"))
+    numbers = {int(name.split(".")[0]) for name in names if name.split(".")[0].isdecimal()}
+    return {n: Path(logdir, f"{CHECKPOINT}{n}") for n in sorted(numbers, reverse=True)}
+
+
+def read_checkpoint(path):
+    """Checks a checkpoint before TensorFlow opens it. AutoEncoderError when it is not intact."""
+    try:
+        about = Path(f"{path}.json")
+        if about.stat().st_size > 10**7:
+            raise ValueError(f"{about.name} is too large")
+        written = json.loads(about.read_bytes())
+        kept = written["about"]
+        if sha256(json.dumps(kept).encode()) != written["sha256"]:
+            raise ValueError(f"{about.name} is not what was written")
+        if set(kept["hp"]) != {field.name for field in dataclasses.fields(HParams)}:
+            raise ValueError(f"{about.name} has not all hyperparameters, or others")
+        history = tuple(Epoch(*map(float, epoch)) for epoch in kept["history"])
+        history = tuple(e._replace(epoch=int(e.epoch), live=int(e.live)) for e in history)
+        steps, total, seconds = kept["begun"]
+        progress = Progress(history, int(steps), float(total), float(seconds))
+        checkpoint = Checkpoint(
+            path,
+            kept["kind"],
+            int(kept["run"]),
+            HParams(**kept["hp"]),
+            str(kept["data"]),
+            progress,
+            dict(kept["detector"]),
+        )
+        for file in checkpoint_files(path):
+            if file.name == f"{path.name}.index" and file.stat().st_size > 10**6:
+                raise ValueError(f"{file.name} is too large")
+            if file.name != f"{path.name}.index":  # the data: float32, and nothing else
+                values = parameters(checkpoint.hp) * (3 if checkpoint.kind == "state" else 1)
+                if file.stat().st_size != 4 * (values + 2 * (checkpoint.kind == "state")):
+                    raise ValueError(f"{file.name} is not of that network")
+            if sha256(file.read_bytes()) != kept["sha256"][file.name]:
+                raise ValueError(f"{file.name} is not what was written")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError,
+            RecursionError, AutoEncoderError) as e:  # fmt: skip
+        raise AutoEncoderError(f"{path} is damaged: {_reason(e)}") from None
+    return checkpoint
+
+
+def newest_checkpoint(logdir, *kinds):
+    """The newest intact Checkpoint in a folder, or None; says which are damaged."""
+    for path in checkpoint_paths(logdir).values():
+        try:
+            checkpoint = read_checkpoint(path)
+        except AutoEncoderError as e:
+            print(f"{e}; looking for an earlier one")
+        else:
+            if checkpoint.kind in (kinds or ("state", "final")):
+                return checkpoint
+    return None
+
+
+def checkpoint_files(path):
+    return [path.with_name(f"{path.name}.{end}") for end in ("index", "data-00000-of-00001")]
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def parameters(hp):
+    """How many weights and biases the network has."""
+    sizes = [hp.X_n, *hp.enc_n, hp.Z_n, *hp.dec_n, hp.X_n]
+    return sum((n + 1) * m for n, m in zip(sizes, sizes[1:]))
+
+
+def restore(sess, g, checkpoint):
+    """Puts what a Checkpoint holds into the session: weights, and Adam's state if it has that."""
+    try:
+        kept = tf.train.load_checkpoint(str(checkpoint.path))
+        for variable in _variables(g, checkpoint.kind):
+            assign = variable.initializer
+            sess.run(assign, {assign.inputs[1]: kept.get_tensor(variable.op.name)})
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as e:
+        raise AutoEncoderError(f"{checkpoint.path} cannot be read: {_reason(e)}") from None
+
+
+def _reason(error):
+    """Why, in one line: of an exception of TensorFlow's, the line before the operation it names."""
+    of_operation = re.search(r"(?:.*; )?(.*)\n\t \[\[\{\{node", str(error))
+    text = getattr(error, "strerror", None) or (of_operation or [0, str(error)])[1]
+    return (text.splitlines() or [""])[0]
+
+
+def _variables(g, kind):
+    with g.X.graph.as_default():
+        return tf.global_variables() if kind == "state" else tf.trainable_variables()
+
+
+def _saver(g, kind):
+    key = f"saver of {kind}"
+    if not g.X.graph.get_collection(key):
+        with g.X.graph.as_default():
+            g.X.graph.add_to_collection(key, tf.train.Saver(_variables(g, kind), max_to_keep=0))
+    return g.X.graph.get_collection(key)[0]
+
+
+class Run:
+    """The checkpoints of one run of train(): those of an earlier one go when this has one, and then
+    the last two and the best are kept; of a complete run, the weights of the last and the best."""
+
+    def __init__(self, sess, g, data, logdir, checkpoint=None):
+        self.sess, self.g, self.logdir = sess, g, logdir and Path(logdir)
+        self.id, self.progress, self.data = (
+            time.time_ns(),
+            Progress(),
+            _sha256_of(data.train.pixels),
+        )
+        self.newest, self.kept = checkpoint, []  # Checkpoints of this run, the newest last
+        if checkpoint:
+            _check_same(checkpoint, g.hp, self.data)
+            restore(sess, g, checkpoint)
+            step = f", step {checkpoint.progress.steps}" * (checkpoint.progress.steps > 0)
+            print(f"resumed after epoch {len(checkpoint.progress.history)}{step}")
+            self.id, self.progress, self.kept = checkpoint.run, checkpoint.progress, [checkpoint]
+            for path in checkpoint_paths(logdir).values():
+                with contextlib.suppress(AutoEncoderError):
+                    older = read_checkpoint(path)
+                    if older.run == self.id and path != checkpoint.path:
+                        self.kept.insert(0, older)
+
+    def save(self, progress, kind="state", sess=None):
+        """Writes a checkpoint; it counts once its .json is there, which comes last."""
+        if self.logdir is None:
+            return
+        path = self.logdir / f"{CHECKPOINT}{max(checkpoint_paths(self.logdir), default=0) + 1}"
+        saver = _saver(self.g, kind)
+        try:
+            if not self.logdir.is_dir():
+                raise AutoEncoderError(f"{path} cannot be written: its folder was deleted")
+            with (
+                _writing(path),
+                without_noise(rb""),
+            ):  # what it logs of an error is an exception as well
+                saver.save(sess or self.sess, str(path), write_meta_graph=False, write_state=False)
+            hashes = {file.name: sha256(file.read_bytes()) for file in checkpoint_files(path)}
+            self.newest = Checkpoint(path, kind, self.id, self.g.hp, self.data, progress, {})
+            _describe(self.newest, hashes)
+        except (OSError, AutoEncoderError) as e:
+            _delete(self.logdir.glob(f"{path.name}.*"))
+            if isinstance(e, AutoEncoderError):
+                raise
+            raise AutoEncoderError(f"{path} cannot be written: {_reason(e)}") from None
+        self.kept.append(self.newest)
+        if kind == "state":
+            self._keep(*self.kept[-2:], self._best())
+
+    def finish(self, progress):
+        """Leaves the weights of the last epoch, and of the best one if that is another."""
+        if self.logdir is None or self.newest.kind == "final":
+            return
+        best, kept = self._best(), []
+        if best.progress.history[-1].epoch < len(progress.history):
+            with _session(self.g.X.graph) as sess:
+                restore(sess, self.g, best)
+                self.save(best.progress, "best", sess)
+            kept.append(self.newest)
+        self.save(progress, "final")
+        self._keep(*kept, self.newest)
+
+    def _best(self):
+        """Of the checkpoints of complete epochs, the one of the least validation loss."""
+        complete = [c for c in self.kept if c.progress.history and not c.progress.steps]
+        losses = [c.progress.history[-1].validation_loss for c in complete]
+        return complete[losses.index(min(losses))] if complete else self.newest
+
+    def _keep(self, *checkpoints):
+        self.kept = [checkpoint for checkpoint in self.kept if checkpoint in checkpoints]
+        names = [checkpoint.path.name for checkpoint in self.kept]
+        state = [f'all_model_checkpoint_paths: "{name}"\n' for name in names]
+        state.insert(0, f'model_checkpoint_path: "{self.newest.path.name}"\n')
+        write_whole(self.logdir / "checkpoint", "".join(state).encode())  # for tf.train
+        for path in checkpoint_paths(self.logdir).values():
+            if path.name not in names:
+                _delete([Path(f"{path}.json"), *self.logdir.glob(f"{path.name}.*")])
+
+    def last_good(self):
+        if self.newest is None:
+            return ""
+        return f"; {self.newest.path} has {len(self.newest.progress.history)} epochs"
+
+
+def _describe(checkpoint, hashes):
+    p = checkpoint.progress
+    about = {
+        "kind": checkpoint.kind,
+        "run": checkpoint.run,
+        "hp": dataclasses.asdict(checkpoint.hp),
+        "data": checkpoint.data,
+        "history": p.history,
+        "begun": [p.steps, p.total, p.seconds],
+        "detector": checkpoint.detector,
+        "sha256": hashes,
+    }
+    content = {"about": about, "sha256": sha256(json.dumps(about).encode())}
+    write_whole(f"{checkpoint.path}.json", json.dumps(content).encode())
+
+
+def _sha256_of(array):
+    return sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+
+
+def _check_same(checkpoint, hp, data):
+    kept, now = dataclasses.asdict(checkpoint.hp), dataclasses.asdict(hp)
+    differ = [f"{k} {_spaced(kept[k])}, not {_spaced(now[k])}" for k in now if kept[k] != now[k]]
+    if checkpoint.data != data:
+        differ.append("other training images")
+    if differ:
+        raise AutoEncoderError(
+            f"{checkpoint.path} is of a run with {'; '.join(differ)}: leave out --resume, or choose "
+            f"another logdir"
+        )
+
+
+@contextlib.contextmanager
+def only_process(logdir):
+    """Until the end, no other process can train into this folder, if it is one."""
+    if logdir is not None:
+        make_folder(Path(logdir))
+    if logdir is None or fcntl is None:
+        yield
+        return
+    folder = os.open(logdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+        yield
+    except BlockingIOError:
+        raise AutoEncoderError(
+            f"another process is training into {logdir}: choose another logdir"
+        ) from None
+    finally:
+        os.close(folder)
 
 
 # ---- Evaluation ----------------------------------------------------------------------------------
@@ -975,7 +1295,7 @@ PICTURE = ("X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init")  # s
 
 
 @contextlib.contextmanager
-def event_files(sess, g, data, logdir, wanted=True):
+def event_files(sess, g, data, logdir, wanted, run, epochs=0):
     """Yields a function that writes an Epoch for TensorBoard, with what the network has become.
 
     | run        | tab        | what it shows                                                      |
@@ -991,38 +1311,71 @@ def event_files(sess, g, data, logdir, wanted=True):
     | of logdir  | HParams    | a row: the hyperparameters, and the last of each scalar above      |
     |            | Text       | hyperparameters, versions, device, command                         |
 
-    Losses have one tag, `loss`, so that their curves overlay. A run that is complete deletes what
-    an earlier one wrote for TensorBoard, whether or not it is `wanted` now; a run that fails
-    deletes its own, and so does one that is interrupted if there is an earlier one.
+    Losses have one tag, `loss`, so that their curves overlay. Yields another function as well,
+    which deletes what an earlier run wrote for TensorBoard, whether or not it is `wanted` now; if
+    it is never called, that stays, and what this run wrote goes. A run that is resumed after so
+    many epochs goes on with what it wrote until then.
     """
     if logdir is None:
-        yield lambda epoch: None
+        yield (lambda epoch: None), (lambda: None)
         return
     folders = [Path(logdir, run) for run in (("train", "validation", "") if wanted else [""])]
     for folder in folders:
         make_folder(folder)
-    earlier, suffix = _written(logdir), f".{time.time_ns()}.autoencoder"
-    obsolete = earlier
+    own, replaced = _written(logdir, by=f".{run}.*.autoencoder"), []
+    for path in own:
+        _cut(path, epochs)
+
+    def replace_earlier():
+        if not replaced:
+            replaced.append(True)
+            _delete(set(_written(logdir)) - set(_written(logdir, by=f".{run}.*.autoencoder")))
+
     try:
         with contextlib.ExitStack() as stack:
             if not wanted:
-                yield lambda epoch: None
+                yield (lambda epoch: None), replace_earlier
             else:
-                writers = [_writer(folder, suffix) for folder in folders]
-                for writer in writers:
-                    stack.enter_context(contextlib.closing(writer))
-                yield stack.enter_context(_epoch_writer(sess, g, data, *writers))
-    except BaseException as e:
-        keep = isinstance(e, KeyboardInterrupt) and not earlier
-        obsolete = [] if keep else _written(logdir, by=suffix)
-        raise
+                suffix = f".{run}.{time.time_ns()}.autoencoder"
+                writers = [stack.enter_context(_writer(folder, suffix)) for folder in folders]
+                writer = _epoch_writer(sess, g, data, *writers, begun=bool(own))
+                yield stack.enter_context(writer), replace_earlier
     finally:
-        _delete(obsolete)
+        if not replaced and not own:
+            _delete(_written(logdir, by=f".{run}.*.autoencoder"))
 
 
+def _cut(path, epochs):
+    """Takes out of an event file what comes after so many epochs, or is torn."""
+    records = RawEventFileLoader(str(path)).Load()
+    kept = [record for record in records if tf.Event.FromString(record).step <= epochs]
+    temporary = path.with_name(f"{path.name}.tmp")
+    with tf.io.TFRecordWriter(str(temporary)) as writer:
+        for record in kept:
+            writer.write(record)
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
 def _writer(folder, suffix):
     with tf.Graph().as_default():  # a FileWriter refuses eager execution, today's default
-        return tf.summary.FileWriter(str(folder), filename_suffix=suffix)
+        writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
+    try:
+        yield writer
+        with _writing(folder):
+            writer.close()
+    except BaseException:  # of two errors, the first says more
+        with contextlib.suppress(tf.errors.OpError):
+            writer.close()
+        raise
+
+
+@contextlib.contextmanager
+def _writing(path):
+    try:
+        yield
+    except tf.errors.OpError as e:
+        raise AutoEncoderError(f"{path} cannot be written: {_reason(e)}") from None
 
 
 def _written(logdir, runs=("train", "validation", "test", ""), by=".autoencoder"):
@@ -1039,15 +1392,7 @@ def _delete(paths):
 
 
 @contextlib.contextmanager
-def _epoch_writer(sess, g, data, of_train, of_validation, of_run):
-    definition = g.X.graph.as_graph_def(add_shapes=True)
-    nodes = [node for node in definition.node if node.name.split("/")[0] in PICTURE]
-    picture = tf.GraphDef(node=nodes, versions=definition.versions).SerializeToString()
-    of_train.add_event(tf.Event(wall_time=time.time(), graph_def=picture))
-    of_train.add_run_metadata(trace(g, data.train.pixels), "one step of training")
-    start_of_session = hparams_summary.session_start_pb(dataclasses.asdict(g.hp))
-    of_run.add_summary(start_of_session.SerializeToString())
-
+def _epoch_writer(sess, g, data, of_train, of_validation, of_run, begun=False):
     pixels, labels = data.validation
     few, many = scaled(pixels[first_of_each(labels)[:10]]), scaled(pixels[:1000])
     with g.X.graph.as_default():
@@ -1063,7 +1408,17 @@ def _epoch_writer(sess, g, data, of_train, of_validation, of_run):
         )
         text = tf.summary.text("run", tf.constant(description(g.hp)))
     with _session(graph) as summarize:
-        of_run.add_summary(summarize.run(text))
+        if not begun:
+            definition = g.X.graph.as_graph_def(add_shapes=True)
+            nodes = [node for node in definition.node if node.name.split("/")[0] in PICTURE]
+            picture = tf.GraphDef(node=nodes, versions=definition.versions).SerializeToString()
+            of_train.add_event(tf.Event(wall_time=time.time(), graph_def=picture))
+            of_train.add_run_metadata(trace(g, data.train.pixels), "one step of training")
+            start_of_session = hparams_summary.session_start_pb(dataclasses.asdict(g.hp))
+            of_run.add_summary(start_of_session.SerializeToString())
+            of_run.add_summary(summarize.run(text))
+            with _writing(of_run.get_logdir()):
+                of_run.flush()
 
         def write(epoch):
             values = dict(zip(w, sess.run(weights)))
@@ -1071,23 +1426,20 @@ def _epoch_writer(sess, g, data, of_train, of_validation, of_run):
             both = np.vstack([np.hstack(squares(images)) for images in (few, G)])
             values[rows] = np.uint8(np.round(255 * both))[None, :, :, None]
             of_weights, of_images = summarize.run([learnt, seen], values)
-            of_train.add_summary(of_weights, epoch.epoch)
-            of_train.add_summary(
-                _scalars(
-                    {
-                        "loss": epoch.loss,
-                        "training/learning rate": epoch.learning_rate,
-                        "training/seconds an epoch": epoch.seconds,
-                    }
-                ),
-                epoch.epoch,
-            )
-            of_validation.add_summary(of_images, epoch.epoch)
-            of_validation.add_summary(
-                _scalars({"loss": epoch.validation_loss, "live latents": epoch.live}), epoch.epoch
-            )
-            for writer in (of_train, of_validation):
-                writer.flush()
+            learning = {
+                "loss": epoch.loss,
+                "training/learning rate": epoch.learning_rate,
+                "training/seconds an epoch": epoch.seconds,
+            }
+            watching = {"loss": epoch.validation_loss, "live latents": epoch.live}
+            with _writing(of_train.get_logdir()):
+                of_train.add_summary(of_weights, epoch.epoch)
+                of_train.add_summary(_scalars(learning), epoch.epoch)
+                of_train.flush()
+            with _writing(of_validation.get_logdir()):
+                of_validation.add_summary(of_images, epoch.epoch)
+                of_validation.add_summary(_scalars(watching), epoch.epoch)
+                of_validation.flush()
 
         yield write
     end_of_session = hparams_summary.session_end_pb(api_pb2.STATUS_SUCCESS)
@@ -1152,7 +1504,7 @@ def write_test(sess, g, test, evaluation, logdir):
     folder, earlier = Path(logdir, "test"), _written(logdir, ["test"])
     for name, content in contents.items():
         write_whole(folder / name, content)
-    with contextlib.closing(_writer(folder, f".{time.time_ns()}.autoencoder")) as writer:
+    with _writer(folder, f".{time.time_ns()}.autoencoder") as writer:
         writer.add_summary(_scalars({"loss": evaluation.score}), g.hp.epoch_n)
     _delete(path for path in earlier if path.name not in PROJECTOR)
 
@@ -1223,15 +1575,21 @@ def tune(data, logdir, trials=20, base=RECIPES["seed"], space=SPACE):
     ranking = dict(sorted(done.items(), key=lambda item: item[1].validation_loss))
     g = build(done[best].hp)
     with start(g) as sess:
-        _restore(sess, g, _trial_folder(logdir, best) / "weights")
+        checkpoint = newest_checkpoint(_trial_folder(logdir, best), "final")
+        if not checkpoint:
+            raise AutoEncoderError(
+                f"{_trial_folder(logdir, best)} has no intact checkpoint: delete it, and the trial "
+                f"is run again"
+            )
+        restore(sess, g, checkpoint)
         return ranking, evaluate(sess, g, data.test.images)
 
 
 def run_trial(data, logdir, number, base=RECIPES["seed"], space=SPACE):
     """Trains on training images with trial_hparams(...), and evaluates on validation images.
 
-    All of it is in a folder of its own in `logdir`: what train() writes, weights, and trial.json,
-    which comes last; if it is there, the trial has finished. -> Trial. AutoEncoderError when there
+    All of it is in a folder of its own in `logdir`: what train() writes, and trial.json, which
+    comes last; if it is there, the trial has finished. One that was stopped is resumed. -> Trial. AutoEncoderError when there
     is no such trial, or the folder holds one of another search.
     """
     trial = finished_trial(logdir, number, base, space)
@@ -1243,9 +1601,8 @@ def run_trial(data, logdir, number, base=RECIPES["seed"], space=SPACE):
     g = build(hp)
     with start(g) as sess:
         try:
-            last = train(sess, g, data, folder)[-1]
+            last = train(sess, g, data, folder, resume=newest_checkpoint(folder))[-1]
             trial = Trial(hp, last.validation_loss, last.live)
-            _save_weights(sess, g, folder / "weights")
         except Diverged as e:
             print(e)
             trial = Trial(hp, math.inf, 0)
@@ -1318,27 +1675,6 @@ def _trial_folder(logdir, number):
     return Path(logdir, f"trial-{number:03d}")
 
 
-def _save_weights(sess, g, path):
-    make_folder(path.parent)
-    try:
-        with g.X.graph.as_default():
-            saver = tf.train.Saver(tf.trainable_variables())
-        saver.save(sess, str(path), write_meta_graph=False, write_state=False)
-    except tf.errors.OpError as e:
-        raise AutoEncoderError(f"{path} cannot be written: {e.message.splitlines()[0]}") from None
-
-
-def _restore(sess, g, path):
-    try:
-        kept = tf.train.load_checkpoint(str(path))
-        with g.X.graph.as_default():
-            for variable in tf.trainable_variables():
-                assign = variable.initializer
-                sess.run(assign, {assign.inputs[1]: kept.get_tensor(variable.op.name)})
-    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as e:
-        raise AutoEncoderError(f"{path} cannot be read: {str(e).splitlines()[0]}") from None
-
-
 # ---- Anomaly detection ---------------------------------------------------------------------------
 
 SCORES = ("error", "error x distance")
@@ -1406,35 +1742,42 @@ def detect(sess, g, images, detector):
     return scores, scores > detector.threshold
 
 
-def save_model(sess, g, detector, logdir):
-    """Keeps hyperparameters, weights and Detector in `logdir`, for load_model."""
-    write_whole(Path(logdir, "hparams.json"), json.dumps(dataclasses.asdict(g.hp)).encode())
-    _save_weights(sess, g, Path(logdir, "weights"))
-    content = io.BytesIO()
-    np.savez(content, **detector._asdict())
+def save_detector(detector, logdir):
+    """Keeps a Detector with the final checkpoint that train() left in `logdir`, for load_model."""
+    checkpoint, content = newest_checkpoint(logdir, "final"), io.BytesIO()
+    np.savez(content, codes=detector.codes)
     write_whole(Path(logdir, "detector.npz"), content.getvalue())
+    kept = detector._asdict() | {"sha256": sha256(content.getvalue())}
+    del kept["codes"]
+    hashes = {file.name: sha256(file.read_bytes()) for file in checkpoint_files(checkpoint.path)}
+    _describe(checkpoint._replace(detector=kept), hashes)
 
 
 @contextlib.contextmanager
 def load_model(logdir):
-    """Yields session, Graph and Detector of the run that save_model kept in `logdir`."""
-    path = Path(logdir, "detector.npz")
-    if not path.exists():
-        how = "python autoencoder.py --recipe tuned"
-        if Path(logdir) != LOGDIR:
-            how += f" --logdir {shlex.quote(str(logdir))}"
-        raise AutoEncoderError(f"there is no trained model in {logdir}: {how} makes one")
+    """Yields session, Graph and Detector of the complete run in `logdir`."""
+    checkpoint, path = newest_checkpoint(logdir), Path(logdir, "detector.npz")
+    if not (checkpoint and checkpoint.detector):
+        where = "" if Path(logdir) == LOGDIR else f" --logdir {shlex.quote(str(logdir))}"
+        if checkpoint:
+            raise AutoEncoderError(
+                f"the run in {logdir} is not complete: add --resume to its command to go on"
+            )
+        raise AutoEncoderError(
+            f"there is no trained model in {logdir}: python autoencoder.py --recipe tuned{where} "
+            f"makes one"
+        )
     try:
-        hp = HParams(**json.loads(Path(logdir, "hparams.json").read_bytes()))
-        with np.load(path, allow_pickle=False) as kept:
-            detector = Detector(kept["codes"], *(float(kept[k]) for k in Detector._fields[1:]))
-        if detector.codes.ndim != 2 or detector.codes.shape[1] != hp.Z_n:
-            raise ValueError("it is of another network")
+        content, about = path.read_bytes(), checkpoint.detector
+        if sha256(content) != about["sha256"]:
+            raise ValueError("it is not what was written")
+        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
+            detector = Detector(kept["codes"], *(float(about[k]) for k in Detector._fields[1:]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as e:
-        raise AutoEncoderError(f"the model in {logdir} cannot be read: {e}") from None
-    g = build(hp)
+        raise AutoEncoderError(f"{path} is damaged: {getattr(e, 'strerror', None) or e}") from None
+    g = build(checkpoint.hp)
     with start(g) as sess:
-        _restore(sess, g, Path(logdir, "weights"))
+        restore(sess, g, checkpoint)
         yield sess, g, detector
 
 
@@ -1524,18 +1867,25 @@ def plot_roc(panels):
 def train_command(args):
     """Trains the tutorial's autoencoder on MNIST, evaluates it on the test images, draws X | G, and
     writes its graph and losses for TensorBoard."""
-    data = read_data_sets(args.data_dir)
-    g = build(_hparams(args))
+    data, hp = read_data_sets(args.data_dir), _hparams(args)
+    checkpoint = newest_checkpoint(args.logdir) if args.resume else None
+    if args.resume and not checkpoint:
+        print(f"no checkpoint in {_shown(args.logdir)} yet: starting from the beginning")
+    if checkpoint and checkpoint.detector:
+        _check_same(checkpoint, hp, _sha256_of(data.train.pixels))
+        print(f"the run in {_shown(args.logdir)} is complete: there is nothing to resume")
+        return
+    g = build(hp)
     with start(g) as sess:
-        train(sess, g, data, args.logdir, args.tensorboard)
+        train(sess, g, data, args.logdir, args.tensorboard, checkpoint)
         evaluation = evaluate(sess, g, data.test.images)
         print(evaluation)
         X, labels = data.test.images[:1000], data.test.labels[:1000]  # enough to have each digit
         G = sess.run(g.G, {g.X: X})
-        save_model(sess, g, detector(sess, g, data), args.logdir)
+        _save(plot_reconstruction(X, G, labels), args.logdir / "reconstruction.png", "X | G")
         if args.tensorboard:
             write_test(sess, g, data.test, evaluation, args.logdir)
-    _save(plot_reconstruction(X, G, labels), args.logdir / "reconstruction.png", "X | G")
+        save_detector(detector(sess, g, data), args.logdir)  # the last: with it, a run is complete
     if args.tensorboard:
         print(f"graph and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
 
@@ -1720,14 +2070,16 @@ def _parser():
         )
         logdir = logdir or LOGDIR.parent / name
         own = (
-            "the command's own files; those of an earlier run there are replaced when this one is "
-            f"complete, other files stay (default: logs/{logdir.name})"
+            "the command's own files; those of an earlier run there are replaced when this one has "
+            f"a checkpoint, other files stay (default: logs/{logdir.name})"
         )
         folders.add_argument("--logdir", type=Path, default=logdir, metavar="DIR", help=own)
         return command
 
     job = add("train", train_command, "autoencoder.py [train]", LOGDIR)
     shown = "whether to write what TensorBoard shows (default: on)"
+    again = "go on from the newest checkpoint in --logdir, or begin if there is none"
+    job.add_argument("--resume", action="store_true", help=again)
     job.add_argument("--tensorboard", type=_on_or_off, default=True, metavar="on|off", help=shown)
     add("compare", compare_command, Z_n=(2, 5, 10, 20, 40))
     experiment = add("anomaly", anomaly_command, seed=(0,)).add_argument_group("experiment")
@@ -1812,7 +2164,8 @@ def main(argv=None):
         print(f"autoencoder.py: error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("autoencoder.py: interrupted", file=sys.stderr)
+        goes_on = {"train": ": add --resume to go on", "tune": ": the same command goes on"}
+        print(f"autoencoder.py: interrupted{goes_on.get(argv[0], '')}", file=sys.stderr)
         return 130
     except OSError as e:  # standard output is full or closed: nothing may be flushed to it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

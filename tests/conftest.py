@@ -1,5 +1,6 @@
 """What the tests share: real data, small made-up data, a command line and a browser to watch."""
 
+import collections
 import contextlib
 import gzip
 import re
@@ -17,6 +18,15 @@ import pytest
 import autoencoder as ae
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+tried = collections.Counter()  # what was done to runs and checkpoints, printed at the end
+
+
+def pytest_terminal_summary(terminalreporter):
+    if tried:
+        counts = ", ".join(f"{what}: {n}" for what, n in sorted(tried.items()))
+        terminalreporter.write_line(counts)
 
 
 def pytest_configure(config):

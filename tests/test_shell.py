@@ -1,6 +1,5 @@
 """`python autoencoder.py`, as its users run it."""
 
-import json
 import re
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import ROOT, files, score_of, shell
+from conftest import ROOT, files, score_of, shell, tried
 
 
 def pca_score(mnist, n):
@@ -48,11 +47,11 @@ def test_the_main_job_in_short(tmp_path):
     assert (tmp_path / "run" / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
     kinds = [path.name.split(".")[0] for path in sorted((tmp_path / "run").rglob("*.*"))]
     assert sorted(kinds) == [
-        "Z", "detector", "events", "events", "events", "events", "hparams", "labels",
-        "projector_config", "reconstruction", "thumbnails", "weights", "weights",
+        "Z", "autoencoder", "autoencoder", "autoencoder", "detector", "events",
+        "events", "events", "events", "labels", "projector_config", "reconstruction", "thumbnails",
     ]  # fmt: skip
-    kept = json.loads((tmp_path / "run" / "hparams.json").read_text())
-    assert ae.HParams(**kept) == ae.HParams(epoch_n=2, batch_size=5500, enc_n=(50, 30))
+    kept = ae.newest_checkpoint(tmp_path / "run")
+    assert kept.hp == ae.HParams(epoch_n=2, batch_size=5500, enc_n=(50, 30))
 
 
 def test_the_main_job_without_tensorboard(tmp_path):
@@ -61,7 +60,7 @@ def test_the_main_job_without_tensorboard(tmp_path):
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.splitlines()[-1] == "X | G: run/reconstruction.png"
     kinds = [path.name.split(".")[0] for path in sorted((tmp_path / "run").rglob("*.*"))]
-    assert sorted(kinds) == ["detector", "hparams", "reconstruction", "weights", "weights"]
+    assert sorted(kinds) == 3 * ["autoencoder"] + ["detector", "reconstruction"]
 
 
 BAD = {
@@ -80,7 +79,7 @@ BAD = {
     "--activation tanh": "activation must be relu or swish, not 'tanh'",
     "--schedule 0": "schedule must be constant or cosine, not 0",
     "compare --Z_n 2 0": "Z_n must be a whole number from 1 to 1000000, not 0",
-    "compare --Z_n 2 --logdir {file}": "{file}/Z_n=2/train is not a folder to write to: Not a directory",
+    "compare --Z_n 2 --logdir {file}": "{file}/Z_n=2 is not a folder to write to: Not a directory",
     "tune --trials 0": "trials must be a whole number from 1, not 0",
     "tune --trials many": "trials must be a whole number from 1, not 'many'",
     "tune --trial -1": "there is no trial -1, only 0 to 143: see --vary",
@@ -94,13 +93,13 @@ BAD = {
     "anomaly --seed 0 x": "seed must be a whole number from 0 to 2147483647, not 'x'",
     "tune --vary Z_n 5 0": "Z_n must be a whole number from 1 to 1000000, not 0",
     "tune --trial 0 --vary enc_n 5000000": "enc_n must be a whole number from 1 to 1000000, not 5000000",
-    "tune --logdir {file}": "{file}/trial-000/train is not a folder to write to: Not a directory",
+    "tune --logdir {file}": "{file}/trial-000 is not a folder to write to: Not a directory",
     "--learning_rate 1e39": "learning_rate must be a number above 0, at most 1e+38, not 1e+39",
     "--data_dir {file}": "data_dir {file} is not a folder",
     "--batch_size 55001": "batch_size is 55001, but there are 55000 training images",
     "--X_n 785": "X_n is 785, but the images have 784 pixels",
-    "--logdir {file}": "{file}/train is not a folder to write to: Not a directory",
-    "--logdir /proc/logs": "/proc/logs/train is not a folder to write to: No such file or directory",
+    "--logdir {file}": "{file} is not a folder to write to: File exists",
+    "--logdir /proc/logs": "/proc/logs is not a folder to write to: No such file or directory",
     "--learning_rate 1e30": "the loss is nan in epoch 1: try a learning_rate smaller than 1e+30",
 }
 
@@ -113,6 +112,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, tmp_path, capfd):
         argv += ["--logdir", str(tmp_path / "run")]
     before = files(tmp_path)
     assert ae.main(argv) == 2
+    tried["bad inputs refused"] += 1
     expected = BAD[arguments].format(file=tmp_path / "file")
     assert capfd.readouterr().err == f"autoencoder.py: error: {expected}\n"
     assert files(tmp_path) == before
