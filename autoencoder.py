@@ -897,6 +897,13 @@ def newest_checkpoint(logdir, *kinds):
     return None
 
 
+def to_resume(logdir, hp, data):
+    """The newest intact Checkpoint in a folder if it is of a run with these hyperparameters and
+    training images, or None."""
+    checkpoint = newest_checkpoint(logdir)
+    return checkpoint if checkpoint and not _differ(checkpoint, hp, data) else None
+
+
 def checkpoint_files(path):
     return [path.with_name(f"{path.name}.{end}") for end in ("index", "data-00000-of-00001")]
 
@@ -955,7 +962,7 @@ class Run:
         )
         self.newest, self.kept = checkpoint, []  # Checkpoints of this run, the newest last
         if checkpoint:
-            _check_same(checkpoint, g.hp, self.data)
+            _check_same(checkpoint, g.hp, data)
             restore(sess, g, checkpoint)
             step = f", step {checkpoint.progress.steps}" * (checkpoint.progress.steps > 0)
             print(f"resumed after epoch {len(checkpoint.progress.history)}{step}")
@@ -1047,15 +1054,20 @@ def _sha256_of(array):
     return sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes())
 
 
-def _check_same(checkpoint, hp, data):
+def _differ(checkpoint, hp, data):
+    """What of a Checkpoint is not of these hyperparameters and training images, in words."""
     kept, now = dataclasses.asdict(checkpoint.hp), dataclasses.asdict(hp)
     differ = [f"{k} {_spaced(kept[k])}, not {_spaced(now[k])}" for k in now if kept[k] != now[k]]
-    if checkpoint.data != data:
+    if checkpoint.data != _sha256_of(data.train.pixels):
         differ.append("other training images")
-    if differ:
+    return "; ".join(differ)
+
+
+def _check_same(checkpoint, hp, data):
+    if differ := _differ(checkpoint, hp, data):
         raise AutoEncoderError(
-            f"{checkpoint.path} is of a run with {'; '.join(differ)}: leave out --resume, or choose "
-            f"another logdir"
+            f"{checkpoint.path} is of a run with {differ}: leave out --resume, or choose another "
+            f"logdir"
         )
 
 
@@ -1601,7 +1613,7 @@ def run_trial(data, logdir, number, base=RECIPES["seed"], space=SPACE):
     g = build(hp)
     with start(g) as sess:
         try:
-            last = train(sess, g, data, folder, resume=newest_checkpoint(folder))[-1]
+            last = train(sess, g, data, folder, resume=to_resume(folder, hp, data))[-1]
             trial = Trial(hp, last.validation_loss, last.live)
         except Diverged as e:
             print(e)
@@ -1755,26 +1767,25 @@ def save_detector(detector, logdir):
 
 @contextlib.contextmanager
 def load_model(logdir):
-    """Yields session, Graph and Detector of the complete run in `logdir`."""
-    checkpoint, path = newest_checkpoint(logdir), Path(logdir, "detector.npz")
-    if not (checkpoint and checkpoint.detector):
+    """Yields session, Graph and Detector of the run in `logdir`, the latter None if there is none
+    yet."""
+    checkpoint, path, detector = newest_checkpoint(logdir), Path(logdir, "detector.npz"), None
+    if not checkpoint:
         where = "" if Path(logdir) == LOGDIR else f" --logdir {shlex.quote(str(logdir))}"
-        if checkpoint:
-            raise AutoEncoderError(
-                f"the run in {logdir} is not complete: add --resume to its command to go on"
-            )
         raise AutoEncoderError(
             f"there is no trained model in {logdir}: python autoencoder.py --recipe tuned{where} "
             f"makes one"
         )
+    about = checkpoint.detector
     try:
-        content, about = path.read_bytes(), checkpoint.detector
-        if sha256(content) != about["sha256"]:
-            raise ValueError("it is not what was written")
-        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
-            detector = Detector(kept["codes"], *(float(about[k]) for k in Detector._fields[1:]))
+        if about:
+            content = path.read_bytes()
+            if sha256(content) != about["sha256"]:
+                raise ValueError("it is not what was written")
+            with np.load(io.BytesIO(content), allow_pickle=False) as kept:
+                detector = Detector(kept["codes"], *(float(about[k]) for k in Detector._fields[1:]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as e:
-        raise AutoEncoderError(f"{path} is damaged: {getattr(e, 'strerror', None) or e}") from None
+        raise AutoEncoderError(f"{path} is damaged: {_reason(e)}") from None
     g = build(checkpoint.hp)
     with start(g) as sess:
         restore(sess, g, checkpoint)
@@ -1872,7 +1883,7 @@ def train_command(args):
     if args.resume and not checkpoint:
         print(f"no checkpoint in {_shown(args.logdir)} yet: starting from the beginning")
     if checkpoint and checkpoint.detector:
-        _check_same(checkpoint, hp, _sha256_of(data.train.pixels))
+        _check_same(checkpoint, hp, data)
         print(f"the run in {_shown(args.logdir)} is complete: there is nothing to resume")
         return
     g = build(hp)
@@ -1890,6 +1901,14 @@ def train_command(args):
         print(f"graph and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
 
 
+def evaluate_command(args):
+    """Evaluates the network that was trained in --logdir on the test images, as training does at
+    its end."""
+    data = read_data_sets(args.data_dir)
+    with load_model(args.logdir) as (sess, g, _):
+        print(evaluate(sess, g, data.test.images))
+
+
 def compare_command(args):
     """Trains an autoencoder for each Z_n, and compares it on the test images with PCA of as many
     components: the score, and how many digits the 5 nearest codes of training images name."""
@@ -1901,7 +1920,8 @@ def compare_command(args):
         print(f"Z_n: {hp.Z_n}")
         g = build(hp)
         with start(g) as sess:
-            train(sess, g, data, args.logdir / f"Z_n={hp.Z_n}")
+            folder = args.logdir / f"Z_n={hp.Z_n}"
+            train(sess, g, data, folder, resume=to_resume(folder, hp, data))
             comparisons[hp.Z_n] = compare(sess, g, data)
     labels = data.train.labels, data.test.labels
     raw_accuracy = knn_accuracy(data.train.images, data.test.images, *labels)
@@ -1969,6 +1989,10 @@ def detect_command(args):
     if output.exists() and not (output.is_file() and _begins(output, ",".join(head))):
         raise AutoEncoderError(f"{output} is there and holds no scores: choose another output")
     with load_model(args.logdir) as (sess, g, detector):
+        if detector is None:
+            raise AutoEncoderError(
+                f"the run in {args.logdir} is not complete: add --resume to its command to go on"
+            )
         of_seed = dataclasses.asdict(RECIPES["seed"]).items()
         chosen = dict(dataclasses.asdict(g.hp).items() - of_seed)
         chosen = ", ".join(f"{name} {_spaced(value)}" for name, value in sorted(chosen.items()))
@@ -2034,7 +2058,8 @@ class Parser(argparse.ArgumentParser):
 def _parser():
     parser = Parser(prog="autoencoder.py")
     commands = parser.add_subparsers()
-    epilog = "Commands, each with its own --help: train, compare, tune, anomaly, detect."
+    data_dir = "the four IDX files; those of MNIST are fetched if missing (default: MNIST_data)"
+    epilog = "Commands, each with its own --help: train, evaluate, compare, tune, anomaly, detect."
 
     def add(name, run, prog=None, logdir=None, **several):
         """A command with the flags that all have; of the hyperparameters in `several`, it takes
@@ -2064,7 +2089,6 @@ def _parser():
                 help=f"{field.metadata['help']} (default: {_spaced(default)}{tuned})",
             )
         folders = command.add_argument_group("folders")
-        data_dir = "the four IDX files; those of MNIST are fetched if missing (default: MNIST_data)"
         folders.add_argument(
             "--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir
         )
@@ -2105,6 +2129,12 @@ def _parser():
     detect.add_argument("images", type=Path, metavar="FILE_OR_FOLDER", help=what)
     trained = "the folder of the run that trained the network (default: logs/AutoEncoder)"
     detect.add_argument("--logdir", type=Path, default=LOGDIR, metavar="DIR", help=trained)
+    evaluate = commands.add_parser(
+        "evaluate", description=" ".join(evaluate_command.__doc__.split()), allow_abbrev=False
+    )
+    evaluate.set_defaults(run=evaluate_command)
+    evaluate.add_argument("--logdir", type=Path, default=LOGDIR, metavar="DIR", help=trained)
+    evaluate.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir)
     output = (
         "the CSV file to write: index, score, flag, and file for PNGs; the picture is put beside it "
         "(default: scores.csv in --logdir)"

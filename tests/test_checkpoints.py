@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -395,7 +396,48 @@ def test_resume_of_nothing_begins_and_of_a_complete_run_says_so(data_dir, tmp_pa
     again = shell(*job, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout == "the run in run is complete: there is nothing to resume\n"
+    other = shell(*job, "--batch_size", 50, "--Z_n", 2, cwd=tmp_path)
+    assert (other.returncode, other.stdout) == (2, "")
+    assert re.fullmatch(
+        "autoencoder.py: error: run/autoencoder.ckpt-[0-9]+ is of a run with Z_n 3, not 2; "
+        "batch_size 100, not 50: leave out --resume, or choose another logdir\n",
+        other.stderr,
+    )
     assert files(tmp_path) == before
+
+
+def test_evaluate_takes_the_checkpoint(unbroken, stopped, data_dir, data, tmp_path, capfd):
+    def evaluated(logdir):
+        status = ae.main(["evaluate", "--logdir", str(logdir), "--data_dir", str(data_dir)])
+        return status, *capfd.readouterr()
+
+    assert evaluated(tmp_path) == (
+        2,
+        "",
+        f"autoencoder.py: error: there is no trained model in {tmp_path}: python autoencoder.py "
+        f"--recipe tuned --logdir {tmp_path} makes one\n",
+    )
+    for logdir, epochs in ((unbroken, 60), (stopped, 3)):
+        checkpoint = ae.newest_checkpoint(logdir)
+        assert len(checkpoint.progress.history) == epochs
+        g = ae.build(checkpoint.hp)
+        kept = tf.train.load_checkpoint(str(logdir))
+        with g.X.graph.as_default(), ae.start(g) as sess:
+            for variable in tf.trainable_variables():
+                variable.load(kept.get_tensor(variable.op.name), sess)
+            expected = ae.evaluate(sess, g, data.test.images)
+        capfd.readouterr()
+        status, out, err = evaluated(logdir)
+        assert (status, out.splitlines()[-1], err) == (0, str(expected), "")
+
+
+def test_detect_of_a_run_that_was_stopped(stopped, tmp_path, capfd):
+    np.save(tmp_path / "images.npy", np.zeros((3, 4, 4)))
+    assert ae.main(["detect", str(tmp_path / "images.npy"), "--logdir", str(stopped)]) == 2
+    assert capfd.readouterr().err == (
+        f"autoencoder.py: error: the run in {stopped} is not complete: add --resume to its "
+        "command to go on\n"
+    )
 
 
 def test_two_processes_in_one_folder(stopped, data_dir, capfd):

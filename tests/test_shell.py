@@ -74,7 +74,7 @@ BAD = {
     "--Z_n 99999999999": "Z_n must be a whole number from 1 to 1000000, not 99999999999",
     "--epochs 3": "unrecognized arguments: --epochs 3 (see --help)",
     "--tensorboard yes": "tensorboard must be on or off, not 'yes'",
-    "tarin": "there is no command tarin, only train, compare, anomaly, detect, tune",
+    "tarin": "there is no command tarin, only train, compare, anomaly, detect, evaluate, tune",
     "--recipe best": "there is no recipe best, only seed, tuned",
     "--activation tanh": "activation must be relu or swish, not 'tanh'",
     "--schedule 0": "schedule must be constant or cosine, not 0",
