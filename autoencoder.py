@@ -869,13 +869,14 @@ def read_checkpoint(path):
             progress,
             dict(kept["detector"]),
         )
-        for file in checkpoint_files(path):
-            if file.name == f"{path.name}.index" and file.stat().st_size > 10**6:
-                raise ValueError(f"{file.name} is too large")
-            if file.name != f"{path.name}.index":  # the data: float32, and nothing else
-                values = parameters(checkpoint.hp) * (3 if checkpoint.kind == "state" else 1)
-                if file.stat().st_size != 4 * (values + 2 * (checkpoint.kind == "state")):
-                    raise ValueError(f"{file.name} is not of that network")
+        index, values = checkpoint_files(path)
+        n = parameters(checkpoint.hp)
+        n = (
+            3 * n + 2 if checkpoint.kind == "state" else n
+        )  # two moments of each, two powers of beta
+        if index.stat().st_size > 10**6 or values.stat().st_size != 4 * n:  # float32, nothing else
+            raise ValueError(f"{values.name} is not of that network")
+        for file in (index, values):
             if sha256(file.read_bytes()) != kept["sha256"][file.name]:
                 raise ValueError(f"{file.name} is not what was written")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError,
@@ -955,11 +956,8 @@ class Run:
 
     def __init__(self, sess, g, data, logdir, checkpoint=None):
         self.sess, self.g, self.logdir = sess, g, logdir and Path(logdir)
-        self.id, self.progress, self.data = (
-            time.time_ns(),
-            Progress(),
-            _sha256_of(data.train.pixels),
-        )
+        self.id, self.progress = time.time_ns(), Progress()
+        self.data = _sha256_of(data.train.pixels) if logdir else ""
         self.newest, self.kept = checkpoint, []  # Checkpoints of this run, the newest last
         if checkpoint:
             _check_same(checkpoint, g.hp, data)
@@ -982,20 +980,19 @@ class Run:
         try:
             if not self.logdir.is_dir():
                 raise AutoEncoderError(f"{path} cannot be written: its folder was deleted")
-            with (
-                _writing(path),
-                without_noise(rb""),
-            ):  # what it logs of an error is an exception as well
+            # What it logs of an error is an exception as well.
+            with _writing(path), without_noise(rb""):
                 saver.save(sess or self.sess, str(path), write_meta_graph=False, write_state=False)
             hashes = {file.name: sha256(file.read_bytes()) for file in checkpoint_files(path)}
-            self.newest = Checkpoint(path, kind, self.id, self.g.hp, self.data, progress, {})
-            _describe(self.newest, hashes)
+            checkpoint = Checkpoint(path, kind, self.id, self.g.hp, self.data, progress, {})
+            _describe(checkpoint, hashes)
         except (OSError, AutoEncoderError) as e:
             _delete(self.logdir.glob(f"{path.name}.*"))
             if isinstance(e, AutoEncoderError):
                 raise
             raise AutoEncoderError(f"{path} cannot be written: {_reason(e)}") from None
-        self.kept.append(self.newest)
+        self.newest = checkpoint
+        self.kept.append(checkpoint)
         if kind == "state":
             self._keep(*self.kept[-2:], self._best())
 
@@ -1051,7 +1048,9 @@ def _describe(checkpoint, hashes):
 
 
 def _sha256_of(array):
-    return sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    hashed = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    hashed.update(np.ascontiguousarray(array))
+    return hashed.hexdigest()
 
 
 def _differ(checkpoint, hp, data):
@@ -1081,12 +1080,15 @@ def only_process(logdir):
         return
     folder = os.open(logdir, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it ends with the process
+        except BlockingIOError:
+            raise AutoEncoderError(
+                f"another process is training into {logdir}: choose another logdir"
+            ) from None
+        except OSError:  # a file system that has no locks
+            pass
         yield
-    except BlockingIOError:
-        raise AutoEncoderError(
-            f"another process is training into {logdir}: choose another logdir"
-        ) from None
     finally:
         os.close(folder)
 
