@@ -618,9 +618,10 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=None):
     if hp.batch_size > n:
         raise AutoEncoderError(f"batch_size is {hp.batch_size}, but there are {n} training images")
     with only_process(logdir):
+        earlier = logdir is not None and bool(checkpoint_paths(logdir))
         run = Run(sess, g, data, logdir, resume)
         history, *begun = list(run.progress.history), *run.progress[1:]
-        events = event_files(sess, g, data, logdir, tensorboard, run.id, len(history))
+        events = event_files(sess, g, data, logdir, tensorboard, run.id, tuple(history))
         try:
             with events as (write, replace_earlier), ctrl_c() as interrupted:
 
@@ -632,6 +633,8 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=None):
 
                 def pause(steps, total):
                     if interrupted():
+                        if earlier and not run.newest:  # it is worth more than a part of an epoch
+                            raise KeyboardInterrupt
                         checkpoint(steps, total, time.perf_counter() - begin)
 
                 steps = compiled_steps(sess, g, data.train.pixels)
@@ -652,6 +655,8 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=None):
                     checkpoint()
                     begun = Progress()[1:]
                 run.finish(Progress(tuple(history)))
+                if interrupted():
+                    raise KeyboardInterrupt
         except AutoEncoderError as e:
             raise type(e)(f"{e}{run.last_good()}") from None
     return history
@@ -659,12 +664,19 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=None):
 
 @contextlib.contextmanager
 def ctrl_c():
-    """Until the end, Ctrl-C only makes the function answer True that this yields."""
+    """Until the end, the first Ctrl-C only makes the function answer True that this yields."""
     pressed = []
+
+    def press(*_):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(True)
+        note("stopping after this step ...")
+
     if threading.current_thread() is not threading.main_thread():  # only there can it be caught
         yield lambda: False
         return
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    before = signal.signal(signal.SIGINT, press)
     try:
         yield lambda: bool(pressed)
     finally:
@@ -824,12 +836,14 @@ def _finite(loss, hp, epoch):
 
 # ---- Checkpoints ---------------------------------------------------------------------------------
 
+# A folder of their own: TensorBoard's Projector would show what it finds beside event files.
+CHECKPOINTS = "checkpoints"
 CHECKPOINT = "autoencoder.ckpt-"  # then a number: files of tf.train.Saver, and a .json about them
 
 
 class Checkpoint(NamedTuple):
     path: Path  # what tf.train.load_checkpoint takes
-    kind: str  # state: weights and Adam's state; best, final: weights alone, of a run that is complete
+    kind: str  # state: weights and Adam's state; best, final: weights alone, of a complete run
     run: int  # when the run began, in nanoseconds: its name
     hp: HParams
     data: str  # SHA-256 of the training images
@@ -839,9 +853,10 @@ class Checkpoint(NamedTuple):
 
 def checkpoint_paths(logdir):
     """{number: path} of the checkpoints in a folder, the newest first; intact or not."""
-    names = (path.name.removeprefix(CHECKPOINT) for path in Path(logdir).glob(f"{CHECKPOINT}*.*"))
+    folder = Path(logdir, CHECKPOINTS)
+    names = (path.name.removeprefix(CHECKPOINT) for path in folder.glob(f"{CHECKPOINT}*.*"))
     numbers = {int(name.split(".")[0]) for name in names if name.split(".")[0].isdecimal()}
-    return {n: Path(logdir, f"{CHECKPOINT}{n}") for n in sorted(numbers, reverse=True)}
+    return {n: folder / f"{CHECKPOINT}{n}" for n in sorted(numbers, reverse=True)}
 
 
 def read_checkpoint(path):
@@ -975,7 +990,8 @@ class Run:
         """Writes a checkpoint; it counts once its .json is there, which comes last."""
         if self.logdir is None:
             return
-        path = self.logdir / f"{CHECKPOINT}{max(checkpoint_paths(self.logdir), default=0) + 1}"
+        number = max(checkpoint_paths(self.logdir), default=0) + 1
+        path = self.logdir / CHECKPOINTS / f"{CHECKPOINT}{number}"
         saver = _saver(self.g, kind)
         try:
             if not self.logdir.is_dir():
@@ -987,7 +1003,7 @@ class Run:
             checkpoint = Checkpoint(path, kind, self.id, self.g.hp, self.data, progress, {})
             _describe(checkpoint, hashes)
         except (OSError, AutoEncoderError) as e:
-            _delete(self.logdir.glob(f"{path.name}.*"))
+            _delete(path.parent.glob(f"{path.name}.*"))
             if isinstance(e, AutoEncoderError):
                 raise
             raise AutoEncoderError(f"{path} cannot be written: {_reason(e)}") from None
@@ -1000,14 +1016,16 @@ class Run:
         """Leaves the weights of the last epoch, and of the best one if that is another."""
         if self.logdir is None or self.newest.kind == "final":
             return
-        best, kept = self._best(), []
+        best = self._best()
+        self.save(progress, "final")
+        final, kept = self.newest, [self.newest]
         if best.progress.history[-1].epoch < len(progress.history):
             with _session(self.g.X.graph) as sess:
                 restore(sess, self.g, best)
                 self.save(best.progress, "best", sess)
             kept.append(self.newest)
-        self.save(progress, "final")
-        self._keep(*kept, self.newest)
+        self.newest = final
+        self._keep(*kept)
 
     def _best(self):
         """Of the checkpoints of complete epochs, the one of the least validation loss."""
@@ -1020,15 +1038,16 @@ class Run:
         names = [checkpoint.path.name for checkpoint in self.kept]
         state = [f'all_model_checkpoint_paths: "{name}"\n' for name in names]
         state.insert(0, f'model_checkpoint_path: "{self.newest.path.name}"\n')
-        write_whole(self.logdir / "checkpoint", "".join(state).encode())  # for tf.train
+        folder = self.logdir / CHECKPOINTS
+        write_whole(folder / "checkpoint", "".join(state).encode())  # for tf.train
         for path in checkpoint_paths(self.logdir).values():
             if path.name not in names:
-                _delete([Path(f"{path}.json"), *self.logdir.glob(f"{path.name}.*")])
+                _delete([Path(f"{path}.json"), *folder.glob(f"{path.name}.*")])
 
     def last_good(self):
-        if self.newest is None:
+        if self.newest is None or not Path(f"{self.newest.path}.json").exists():
             return ""
-        return f"; {self.newest.path} has {len(self.newest.progress.history)} epochs"
+        return f"; {self.newest.path}, after epoch {len(self.newest.progress.history)}, is kept"
 
 
 def _describe(checkpoint, hashes):
@@ -1065,9 +1084,11 @@ def _differ(checkpoint, hp, data):
 def _check_same(checkpoint, hp, data):
     if differ := _differ(checkpoint, hp, data):
         raise AutoEncoderError(
-            f"{checkpoint.path} is of a run with {differ}: leave out --resume, or choose another "
-            f"logdir"
+            f"{checkpoint.path} is of a run with {differ}: leave that out, or choose another logdir"
         )
+
+
+_locked = set()  # folders that this process trains into
 
 
 @contextlib.contextmanager
@@ -1075,11 +1096,13 @@ def only_process(logdir):
     """Until the end, no other process can train into this folder, if it is one."""
     if logdir is not None:
         make_folder(Path(logdir))
-    if logdir is None or fcntl is None:
+    name = logdir and os.path.realpath(logdir)
+    if name is None or fcntl is None or name in _locked:
         yield
         return
     folder = os.open(logdir, os.O_RDONLY)
     try:
+        _locked.add(name)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it ends with the process
         except BlockingIOError:
@@ -1090,6 +1113,7 @@ def only_process(logdir):
             pass
         yield
     finally:
+        _locked.discard(name)
         os.close(folder)
 
 
@@ -1309,7 +1333,7 @@ PICTURE = ("X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init")  # s
 
 
 @contextlib.contextmanager
-def event_files(sess, g, data, logdir, wanted, run, epochs=0):
+def event_files(sess, g, data, logdir, wanted, run, history=()):
     """Yields a function that writes an Epoch for TensorBoard, with what the network has become.
 
     | run        | tab        | what it shows                                                      |
@@ -1327,8 +1351,8 @@ def event_files(sess, g, data, logdir, wanted, run, epochs=0):
 
     Losses have one tag, `loss`, so that their curves overlay. Yields another function as well,
     which deletes what an earlier run wrote for TensorBoard, whether or not it is `wanted` now; if
-    it is never called, that stays, and what this run wrote goes. A run that is resumed after so
-    many epochs goes on with what it wrote until then.
+    it is never called, that stays, and what this run wrote goes. A run that is resumed after the
+    epochs of `history` goes on with what it wrote until then.
     """
     if logdir is None:
         yield (lambda epoch: None), (lambda: None)
@@ -1338,7 +1362,7 @@ def event_files(sess, g, data, logdir, wanted, run, epochs=0):
         make_folder(folder)
     own, replaced = _written(logdir, by=f".{run}.*.autoencoder"), []
     for path in own:
-        _cut(path, epochs)
+        _cut(path, len(history))
 
     def replace_earlier():
         if not replaced:
@@ -1352,7 +1376,8 @@ def event_files(sess, g, data, logdir, wanted, run, epochs=0):
             else:
                 suffix = f".{run}.{time.time_ns()}.autoencoder"
                 writers = [stack.enter_context(_writer(folder, suffix)) for folder in folders]
-                writer = _epoch_writer(sess, g, data, *writers, begun=bool(own))
+                earlier = None if own else history
+                writer = _epoch_writer(sess, g, data, *writers, earlier)
                 yield stack.enter_context(writer), replace_earlier
     finally:
         if not replaced and not own:
@@ -1363,8 +1388,8 @@ def _cut(path, epochs):
     """Takes out of an event file what comes after so many epochs, or is torn."""
     records = RawEventFileLoader(str(path)).Load()
     kept = [record for record in records if tf.Event.FromString(record).step <= epochs]
-    temporary = path.with_name(f"{path.name}.tmp")
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
+    temporary = path.with_name("cut.tmp")  # no name that TensorBoard takes for an event file's
+    with _writing(path), tf.io.TFRecordWriter(str(temporary)) as writer:
         for record in kept:
             writer.write(record)
     os.replace(temporary, path)
@@ -1406,7 +1431,7 @@ def _delete(paths):
 
 
 @contextlib.contextmanager
-def _epoch_writer(sess, g, data, of_train, of_validation, of_run, begun=False):
+def _epoch_writer(sess, g, data, of_train, of_validation, of_run, earlier):
     pixels, labels = data.validation
     few, many = scaled(pixels[first_of_each(labels)[:10]]), scaled(pixels[:1000])
     with g.X.graph.as_default():
@@ -1421,8 +1446,20 @@ def _epoch_writer(sess, g, data, of_train, of_validation, of_run, begun=False):
             [tf.summary.histogram(v.op.name, value) for v, value in zip(weights, w)]
         )
         text = tf.summary.text("run", tf.constant(description(g.hp)))
+
+    def write_scalars(epoch):
+        learning = {
+            "loss": epoch.loss,
+            "training/learning rate": epoch.learning_rate,
+            "training/seconds an epoch": epoch.seconds,
+        }
+        watching = {"loss": epoch.validation_loss, "live latents": epoch.live}
+        for writer, values in ((of_train, learning), (of_validation, watching)):
+            with _writing(writer.get_logdir()):
+                writer.add_summary(_scalars(values), epoch.epoch)
+
     with _session(graph) as summarize:
-        if not begun:
+        if earlier is not None:  # else all of this was written before the run was stopped
             definition = g.X.graph.as_graph_def(add_shapes=True)
             nodes = [node for node in definition.node if node.name.split("/")[0] in PICTURE]
             picture = tf.GraphDef(node=nodes, versions=definition.versions).SerializeToString()
@@ -1433,6 +1470,8 @@ def _epoch_writer(sess, g, data, of_train, of_validation, of_run, begun=False):
             of_run.add_summary(summarize.run(text))
             with _writing(of_run.get_logdir()):
                 of_run.flush()
+            for epoch in earlier:
+                write_scalars(epoch)
 
         def write(epoch):
             values = dict(zip(w, sess.run(weights)))
@@ -1440,20 +1479,11 @@ def _epoch_writer(sess, g, data, of_train, of_validation, of_run, begun=False):
             both = np.vstack([np.hstack(squares(images)) for images in (few, G)])
             values[rows] = np.uint8(np.round(255 * both))[None, :, :, None]
             of_weights, of_images = summarize.run([learnt, seen], values)
-            learning = {
-                "loss": epoch.loss,
-                "training/learning rate": epoch.learning_rate,
-                "training/seconds an epoch": epoch.seconds,
-            }
-            watching = {"loss": epoch.validation_loss, "live latents": epoch.live}
-            with _writing(of_train.get_logdir()):
-                of_train.add_summary(of_weights, epoch.epoch)
-                of_train.add_summary(_scalars(learning), epoch.epoch)
-                of_train.flush()
-            with _writing(of_validation.get_logdir()):
-                of_validation.add_summary(of_images, epoch.epoch)
-                of_validation.add_summary(_scalars(watching), epoch.epoch)
-                of_validation.flush()
+            write_scalars(epoch)
+            for writer, summary in ((of_train, of_weights), (of_validation, of_images)):
+                with _writing(writer.get_logdir()):
+                    writer.add_summary(summary, epoch.epoch)
+                    writer.flush()
 
         yield write
     end_of_session = hparams_summary.session_end_pb(api_pb2.STATUS_SUCCESS)
@@ -1479,13 +1509,12 @@ def trace(g, pixels):
 
 
 def description(hp):
-    """Command, hyperparameters, versions and device, as a table in Markdown."""
+    """Command, hyperparameters, device and versions, as a table in Markdown."""
     in_notebook = Path(sys.argv[0]).name == "ipykernel_launcher.py"
     command = "a notebook" if in_notebook else shlex.join(["python", *sys.argv])
     versions = f"Python {platform.python_version()}, TensorFlow {tf.__version__}"
     rows = {name: _spaced(value) for name, value in dataclasses.asdict(hp).items()} | {
-        "versions": f"{versions}, NumPy {np.__version__}",
-        "device": device(),
+        "ran on": f"{device()}; {versions}, NumPy {np.__version__}",
     }
     head = [f"| command | `{command}` |", "|---|---|"]
     return "\n".join([*head, *(f"| {name} | `{value}` |" for name, value in rows.items())])
@@ -1603,8 +1632,8 @@ def run_trial(data, logdir, number, base=RECIPES["seed"], space=SPACE):
     """Trains on training images with trial_hparams(...), and evaluates on validation images.
 
     All of it is in a folder of its own in `logdir`: what train() writes, and trial.json, which
-    comes last; if it is there, the trial has finished. One that was stopped is resumed. -> Trial. AutoEncoderError when there
-    is no such trial, or the folder holds one of another search.
+    comes last; if it is there, the trial has finished. One that was stopped is resumed. -> Trial.
+    AutoEncoderError when there is no such trial, or the folder holds one of another search.
     """
     trial = finished_trial(logdir, number, base, space)
     if trial:
@@ -1615,7 +1644,7 @@ def run_trial(data, logdir, number, base=RECIPES["seed"], space=SPACE):
     g = build(hp)
     with start(g) as sess:
         try:
-            last = train(sess, g, data, folder, resume=to_resume(folder, hp, data))[-1]
+            last = train(sess, g, data, folder, resume=newest_checkpoint(folder))[-1]
             trial = Trial(hp, last.validation_loss, last.live)
         except Diverged as e:
             print(e)
@@ -1759,6 +1788,8 @@ def detect(sess, g, images, detector):
 def save_detector(detector, logdir):
     """Keeps a Detector with the final checkpoint that train() left in `logdir`, for load_model."""
     checkpoint, content = newest_checkpoint(logdir, "final"), io.BytesIO()
+    if not checkpoint:
+        raise AutoEncoderError(f"there is no complete run in {logdir} to keep a detector with")
     np.savez(content, codes=detector.codes)
     write_whole(Path(logdir, "detector.npz"), content.getvalue())
     kept = detector._asdict() | {"sha256": sha256(content.getvalue())}
@@ -1770,28 +1801,35 @@ def save_detector(detector, logdir):
 @contextlib.contextmanager
 def load_model(logdir):
     """Yields session, Graph and Detector of the run in `logdir`, the latter None if there is none
-    yet."""
-    checkpoint, path, detector = newest_checkpoint(logdir), Path(logdir, "detector.npz"), None
+    yet, or it is damaged."""
+    checkpoint = newest_checkpoint(logdir) or newest_checkpoint(logdir, "best")
     if not checkpoint:
         where = "" if Path(logdir) == LOGDIR else f" --logdir {shlex.quote(str(logdir))}"
         raise AutoEncoderError(
             f"there is no trained model in {logdir}: python autoencoder.py --recipe tuned{where} "
             f"makes one"
         )
-    about = checkpoint.detector
-    try:
-        if about:
-            content = path.read_bytes()
-            if sha256(content) != about["sha256"]:
-                raise ValueError("it is not what was written")
-            with np.load(io.BytesIO(content), allow_pickle=False) as kept:
-                detector = Detector(kept["codes"], *(float(about[k]) for k in Detector._fields[1:]))
-    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as e:
-        raise AutoEncoderError(f"{path} is damaged: {_reason(e)}") from None
     g = build(checkpoint.hp)
     with start(g) as sess:
         restore(sess, g, checkpoint)
-        yield sess, g, detector
+        yield sess, g, read_detector(checkpoint, logdir)
+
+
+def read_detector(checkpoint, logdir):
+    """The Detector that save_detector kept with a Checkpoint; None if there is none, or it is
+    damaged, which is said."""
+    about, path = checkpoint.detector, Path(logdir, "detector.npz")
+    if not about:
+        return None
+    try:
+        content = path.read_bytes()
+        if sha256(content) != about["sha256"]:
+            raise ValueError("it is not what was written")
+        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
+            return Detector(kept["codes"], *(float(about[k]) for k in Detector._fields[1:]))
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as e:
+        print(f"{path} is damaged: {_reason(e)}")
+        return None
 
 
 def auroc(normal, abnormal):
@@ -1880,25 +1918,28 @@ def plot_roc(panels):
 def train_command(args):
     """Trains the tutorial's autoencoder on MNIST, evaluates it on the test images, draws X | G, and
     writes its graph and losses for TensorBoard."""
-    data, hp = read_data_sets(args.data_dir), _hparams(args)
-    checkpoint = newest_checkpoint(args.logdir) if args.resume else None
-    if args.resume and not checkpoint:
-        print(f"no checkpoint in {_shown(args.logdir)} yet: starting from the beginning")
-    if checkpoint and checkpoint.detector:
-        _check_same(checkpoint, hp, data)
-        print(f"the run in {_shown(args.logdir)} is complete: there is nothing to resume")
-        return
-    g = build(hp)
-    with start(g) as sess:
-        train(sess, g, data, args.logdir, args.tensorboard, checkpoint)
-        evaluation = evaluate(sess, g, data.test.images)
-        print(evaluation)
-        X, labels = data.test.images[:1000], data.test.labels[:1000]  # enough to have each digit
-        G = sess.run(g.G, {g.X: X})
-        _save(plot_reconstruction(X, G, labels), args.logdir / "reconstruction.png", "X | G")
-        if args.tensorboard:
-            write_test(sess, g, data.test, evaluation, args.logdir)
-        save_detector(detector(sess, g, data), args.logdir)  # the last: with it, a run is complete
+    hp, data = _hparams(args), read_data_sets(args.data_dir)
+    with only_process(args.logdir):
+        checkpoint = newest_checkpoint(args.logdir) if args.resume else None
+        if args.resume and not checkpoint:
+            print(f"no checkpoint in {_shown(args.logdir)}: starting from the beginning")
+        if checkpoint:
+            hp = _hparams(args, kept=checkpoint.hp)
+            _check_same(checkpoint, hp, data)
+            if read_detector(checkpoint, args.logdir):
+                print(f"the run in {_shown(args.logdir)} is complete: there is nothing to resume")
+                return
+        g = build(hp)
+        with start(g) as sess:
+            train(sess, g, data, args.logdir, args.tensorboard, checkpoint)
+            evaluation = evaluate(sess, g, data.test.images)
+            print(evaluation)
+            X, labels = data.test.images[:1000], data.test.labels[:1000]  # to have each digit
+            G = sess.run(g.G, {g.X: X})
+            _save(plot_reconstruction(X, G, labels), args.logdir / "reconstruction.png", "X | G")
+            if args.tensorboard:
+                write_test(sess, g, data.test, evaluation, args.logdir)
+            save_detector(detector(sess, g, data), args.logdir)  # the last: the run is complete
     if args.tensorboard:
         print(f"graph and losses: tensorboard --logdir {shlex.quote(_shown(args.logdir))}")
 
@@ -1993,7 +2034,8 @@ def detect_command(args):
     with load_model(args.logdir) as (sess, g, detector):
         if detector is None:
             raise AutoEncoderError(
-                f"the run in {args.logdir} is not complete: add --resume to its command to go on"
+                f"the run in {args.logdir} has no threshold yet: python autoencoder.py --resume "
+                f"--logdir {shlex.quote(str(args.logdir))} makes one"
             )
         of_seed = dataclasses.asdict(RECIPES["seed"]).items()
         chosen = dict(dataclasses.asdict(g.hp).items() - of_seed)
@@ -2031,13 +2073,14 @@ def _begins(path, text):
         return file.read(len(text)) == text.encode()
 
 
-def _hparams(args, *without):
-    """The recipe, with the hyperparameters that were given as flags in place of its own."""
-    if args.recipe not in RECIPES:
+def _hparams(args, *without, kept=RECIPES["seed"]):
+    """The recipe, or what is `kept` if none is given, with those hyperparameters that were given as
+    flags in place of its own."""
+    if args.recipe not in (None, *RECIPES):
         raise AutoEncoderError(f"there is no recipe {args.recipe}, only {', '.join(RECIPES)}")
     names = [field.name for field in dataclasses.fields(HParams) if field.name not in without]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    return dataclasses.replace(RECIPES[args.recipe], **given)
+    return dataclasses.replace(RECIPES.get(args.recipe, kept), **given)
 
 
 def _save(figure, path, what):
@@ -2077,7 +2120,7 @@ def _parser():
         command.set_defaults(run=run)
         flags = command.add_argument_group("hyperparameters")
         recipe = "seed: the tutorial's; tuned: the best that tune has found (default: seed)"
-        flags.add_argument("--recipe", default="seed", metavar="|".join(RECIPES), help=recipe)
+        flags.add_argument("--recipe", metavar="|".join(RECIPES), help=recipe)
         for field in dataclasses.fields(HParams):
             default, tuned = several.get(field.name, field.default), ""
             if getattr(RECIPES["tuned"], field.name) != field.default:
@@ -2138,7 +2181,7 @@ def _parser():
     evaluate.add_argument("--logdir", type=Path, default=LOGDIR, metavar="DIR", help=trained)
     evaluate.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir)
     output = (
-        "the CSV file to write: index, score, flag, and file for PNGs; the picture is put beside it "
+        "the CSV file to write: index, score, flag, and file for PNGs; the picture goes beside it "
         "(default: scores.csv in --logdir)"
     )
     detect.add_argument("--output", type=Path, metavar="FILE", help=output)

@@ -413,7 +413,7 @@ def test_without_a_model_detect_says_what_makes_one(tmp_path, capfd):
 def test_a_damaged_model_is_one_line(model, tmp_path, capfd, name, damage):
     logdir = tmp_path / "run"
     shutil.copytree(model[0], logdir)
-    (path,) = logdir.glob(name)
+    (path,) = logdir.rglob(name)
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":

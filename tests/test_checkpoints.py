@@ -24,7 +24,7 @@ SMALL = ["--X_n", 16, "--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8, "--Z_activat
 
 def hashes(logdir):
     """The SHA-256 of each variable, as TensorFlow itself reads the folder."""
-    kept = tf.train.load_checkpoint(str(logdir))
+    kept = tf.train.load_checkpoint(str(logdir / "checkpoints"))
     return {
         name: hashlib.sha256(kept.get_tensor(name).tobytes()).hexdigest()
         for name in kept.get_variable_to_shape_map()
@@ -213,7 +213,7 @@ def test_the_last_two_and_the_best_are_kept_and_of_a_complete_run_the_weights(
     monkeypatch.setattr(ae, "evaluate", made_up)
     Small().train(data, tmp_path)
     assert seen == [[], [1], [1, 2], [2, 3]]  # before the checkpoint of each epoch
-    best, final = (
+    final, best = (
         ae.read_checkpoint(path) for path in reversed(ae.checkpoint_paths(tmp_path).values())
     )
     assert (best.kind, len(best.progress.history)) == ("best", 2)
@@ -227,7 +227,7 @@ def test_the_last_two_and_the_best_are_kept_and_of_a_complete_run_the_weights(
     assert sorted(kept.get_variable_to_shape_map()) == sorted(names)
     for name, weights in zip(names, of_epoch_2):
         np.testing.assert_array_equal(kept.get_tensor(name), weights)
-    assert tf.train.latest_checkpoint(str(tmp_path)) == str(final.path)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) == str(final.path)
 
 
 def test_a_fresh_run_keeps_the_earlier_one_until_it_has_a_checkpoint(data, tmp_path, monkeypatch):
@@ -248,6 +248,63 @@ def test_a_fresh_run_keeps_the_earlier_one_until_it_has_a_checkpoint(data, tmp_p
     assert (tmp_path / "autoencoder.txt").read_text() == "a file of the user's"
 
 
+@pytest.mark.parametrize("earlier", [True, False])
+def test_ctrl_c_in_the_first_epoch_keeps_an_earlier_run(data, tmp_path, monkeypatch, earlier):
+    if earlier:
+        Small().train(data, tmp_path)
+    before, compiled_steps = files(tmp_path), ae.compiled_steps
+
+    def interrupting(sess, g, pixels):
+        steps = compiled_steps(sess, g, pixels)
+        return lambda *a: os.kill(os.getpid(), signal.SIGINT) or steps(*a)
+
+    monkeypatch.setattr(ae, "compiled_steps", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        Small(seed=1).train(data, tmp_path)
+    if earlier:
+        assert files(tmp_path) == before
+    else:
+        assert ae.newest_checkpoint(tmp_path).progress[:2] == ((), 55)
+
+
+def test_a_second_ctrl_c_does_not_wait(data, tmp_path, monkeypatch):
+    compiled_steps, calls = ae.compiled_steps, []
+
+    def interrupting(sess, g, pixels):
+        steps = compiled_steps(sess, g, pixels)
+
+        def twice(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            calls.append(arguments)
+            return steps(*arguments)
+
+        return twice
+
+    monkeypatch.setattr(ae, "compiled_steps", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        Small().train(data, tmp_path)
+    assert not calls and not ae.newest_checkpoint(tmp_path)
+
+
+def test_curves_of_a_run_that_began_without_tensorboard(data, tmp_path, monkeypatch):
+    evaluate, count = ae.evaluate, iter(range(4))
+
+    def killing(*arguments):
+        if next(count) == 3:
+            raise MemoryError
+        return evaluate(*arguments)
+
+    small = Small()
+    with monkeypatch.context() as patch, ae.start(small.g) as sess:
+        patch.setattr(ae, "evaluate", killing)
+        with pytest.raises(MemoryError):
+            ae.train(sess, small.g, data, tmp_path, tensorboard=False)
+    history, _ = Small().train(data, tmp_path, ae.newest_checkpoint(tmp_path))
+    steps = [step for step, _ in curves(tmp_path)["validation", "loss"]]
+    assert steps == [epoch.epoch for epoch in history] == [1, 2, 3, 4]
+
+
 def test_diverged_the_last_good_checkpoint_is_kept_and_named(data, tmp_path, monkeypatch):
     losses, evaluate = iter([5.0, 2.0, float("nan")]), ae.evaluate
     made_up = lambda *arguments: evaluate(*arguments)._replace(score=next(losses))
@@ -257,7 +314,7 @@ def test_diverged_the_last_good_checkpoint_is_kept_and_named(data, tmp_path, mon
     newest = ae.newest_checkpoint(tmp_path)
     assert str(error.value) == (
         "the loss is nan in epoch 3: try a learning_rate smaller than 0.001; "
-        f"{newest.path} has 2 epochs"
+        f"{newest.path}, after epoch 2, is kept"
     )
     assert len(newest.progress.history) == 2
 
@@ -376,8 +433,8 @@ def test_resume_of_another_network_names_what_differs(stopped, data):
     with pytest.raises(ae.AutoEncoderError) as error:
         Small(batch_size=5, seed=7).train(data, stopped, checkpoint)
     assert str(error.value) == (
-        f"{checkpoint.path} is of a run with batch_size 3, not 5; seed 0, not 7: leave out "
-        "--resume, or choose another logdir"
+        f"{checkpoint.path} is of a run with batch_size 3, not 5; seed 0, not 7: leave that "
+        "out, or choose another logdir"
     )
     other = data.train.pixels.copy()
     other[17, 3] ^= 1
@@ -391,19 +448,29 @@ def test_resume_of_nothing_begins_and_of_a_complete_run_says_so(data_dir, tmp_pa
     job = [*SMALL, "--epoch_n", 2, "--data_dir", data_dir, "--logdir", "run", "--resume"]
     begun = shell(*job, cwd=tmp_path)
     assert (begun.returncode, begun.stderr) == (0, "")
-    assert begun.stdout.startswith("no checkpoint in run yet: starting from the beginning\n")
+    assert begun.stdout.startswith("no checkpoint in run: starting from the beginning\n")
     before = files(tmp_path)
-    again = shell(*job, cwd=tmp_path)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout == "the run in run is complete: there is nothing to resume\n"
+    bare = ["--data_dir", data_dir, "--logdir", "run", "--resume"]  # as the run's own flags were
+    for again in (shell(*job, cwd=tmp_path), shell(*bare, cwd=tmp_path)):
+        assert (again.returncode, again.stderr) == (0, "")
+        assert again.stdout == "the run in run is complete: there is nothing to resume\n"
+        assert files(tmp_path) == before
     other = shell(*job, "--batch_size", 50, "--Z_n", 2, cwd=tmp_path)
     assert (other.returncode, other.stdout) == (2, "")
     assert re.fullmatch(
-        "autoencoder.py: error: run/autoencoder.ckpt-[0-9]+ is of a run with Z_n 3, not 2; "
-        "batch_size 100, not 50: leave out --resume, or choose another logdir\n",
+        "autoencoder.py: error: run/checkpoints/autoencoder.ckpt-[0-9]+ is of a run with Z_n 3, "
+        "not 2; batch_size 100, not 50: leave that out, or choose another logdir\n",
         other.stderr,
     )
     assert files(tmp_path) == before
+    (tmp_path / "run" / "detector.npz").write_bytes(b"damaged")
+    mended = shell(*bare, cwd=tmp_path)
+    assert (mended.returncode, mended.stderr) == (0, "")
+    assert mended.stdout.startswith("run/detector.npz is damaged: it is not what was written\n")
+    before = {path: content for path, content in before.items() if "ckpt" not in path.name}
+    now = files(tmp_path)
+    again = ("events", "reconstruction")  # with another time, and another rounding
+    assert [p for p in before if now.get(p) != before[p] and not p.name.startswith(again)] == []
 
 
 def test_evaluate_takes_the_checkpoint(unbroken, stopped, data_dir, data, tmp_path, capfd):
@@ -421,10 +488,10 @@ def test_evaluate_takes_the_checkpoint(unbroken, stopped, data_dir, data, tmp_pa
         checkpoint = ae.newest_checkpoint(logdir)
         assert len(checkpoint.progress.history) == epochs
         g = ae.build(checkpoint.hp)
-        kept = tf.train.load_checkpoint(str(logdir))
+        kept = tf.train.load_checkpoint(str(logdir / "checkpoints"))
         with g.X.graph.as_default(), ae.start(g) as sess:
             for variable in tf.trainable_variables():
-                variable.load(kept.get_tensor(variable.op.name), sess)
+                sess.run(variable.assign(kept.get_tensor(variable.op.name)))
             expected = ae.evaluate(sess, g, data.test.images)
         capfd.readouterr()
         status, out, err = evaluated(logdir)
@@ -435,8 +502,8 @@ def test_detect_of_a_run_that_was_stopped(stopped, tmp_path, capfd):
     np.save(tmp_path / "images.npy", np.zeros((3, 4, 4)))
     assert ae.main(["detect", str(tmp_path / "images.npy"), "--logdir", str(stopped)]) == 2
     assert capfd.readouterr().err == (
-        f"autoencoder.py: error: the run in {stopped} is not complete: add --resume to its "
-        "command to go on\n"
+        f"autoencoder.py: error: the run in {stopped} has no threshold yet: python autoencoder.py "
+        f"--resume --logdir {stopped} makes one\n"
     )
 
 

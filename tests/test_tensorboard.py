@@ -157,8 +157,8 @@ def test_the_text_says_what_ran_where(small):
     for field in dataclasses.fields(small.hp):
         value = getattr(small.hp, field.name)
         assert rows[field.name] == str(value).strip("()").replace(",", "")
-    assert f"TensorFlow {tf.__version__}, NumPy {np.__version__}" in rows["versions"]
-    assert rows["device"].startswith(("CPU, ", "GPU, "))
+    assert f"TensorFlow {tf.__version__}, NumPy {np.__version__}" in rows["ran on"]
+    assert rows["ran on"].startswith(("CPU, ", "GPU, "))
     assert rows["command"].startswith("python ")
 
 
@@ -206,8 +206,9 @@ def test_a_run_replaces_an_earlier_one_and_nothing_else(small, tmp_path):
         ]
         kinds = [re.sub("ckpt-[0-9]+", "ckpt-N", str(kind)).split(".out.")[0] for kind in kinds]
         assert sorted(kinds) == [
-            "autoencoder.ckpt-N.data-00000-of-00001", "autoencoder.ckpt-N.index",
-            "autoencoder.ckpt-N.json", "checkpoint", "events", "notes.txt", "test/Z.tsv", "test/events", "test/labels.tsv",
+            "checkpoints/autoencoder.ckpt-N.data-00000-of-00001",
+            "checkpoints/autoencoder.ckpt-N.index", "checkpoints/autoencoder.ckpt-N.json",
+            "checkpoints/checkpoint", "events", "notes.txt", "test/Z.tsv", "test/events", "test/labels.tsv",
             "test/projector_config.pbtxt", "test/thumbnails.png", "train/events",
             "validation/events",
         ]  # fmt: skip
@@ -373,8 +374,9 @@ class TestInABrowser:
         for _ in range(2):  # the plugin's page is in a frame that is in a frame
             (frame,) = page.wait(lambda: page.find("iframe"))
             page.driver.switch_to.frame(frame)
-        page.click("paper-item", "main_job/test")
         page.wait(lambda: page.texts(".numDataPoints, .dim") == ["10000", "20"])
+        items = page.texts("paper-item")
+        assert items[: items.index("label")] == ["main_job/test", "short/test", "Z 10000x20"]
         page.click("paper-item", "label 10 colors")
         loaded = page.wait(
             lambda: page.driver.execute_script(
