@@ -1014,18 +1014,18 @@ class Run:
 
     def finish(self, progress):
         """Leaves the weights of the last epoch, and of the best one if that is another."""
-        if self.logdir is None or self.newest.kind == "final":
+        if self.logdir is None:
             return
-        best = self._best()
-        self.save(progress, "final")
-        final, kept = self.newest, [self.newest]
-        if best.progress.history[-1].epoch < len(progress.history):
+        if self.newest.kind != "final":  # else it was stopped between this and the end
+            self.save(progress, "final")
+        final, best = self.newest, self._best()
+        if best.kind != "best" and best.progress.history[-1].epoch < len(progress.history):
             with _session(self.g.X.graph) as sess:
                 restore(sess, self.g, best)
                 self.save(best.progress, "best", sess)
-            kept.append(self.newest)
+            best = self.newest
         self.newest = final
-        self._keep(*kept)
+        self._keep(final, *([best] if best.kind == "best" else []))
 
     def _best(self):
         """Of the checkpoints of complete epochs, the one of the least validation loss."""

@@ -230,6 +230,32 @@ def test_the_last_two_and_the_best_are_kept_and_of_a_complete_run_the_weights(
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) == str(final.path)
 
 
+@pytest.mark.parametrize("stop", ["final", "best"])
+def test_stopped_between_the_last_checkpoints(data, tmp_path, monkeypatch, stop):
+    """After the description of one was written, and before what it replaces was deleted."""
+    losses, evaluate, describe = iter([5.0, 2.0, 4.0, 3.0]), ae.evaluate, ae._describe
+
+    class Killed(BaseException):
+        pass
+
+    def killing(checkpoint, hashes):
+        describe(checkpoint, hashes)
+        if checkpoint.kind == stop:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        made_up = lambda *arguments: evaluate(*arguments)._replace(score=next(losses))
+        patch.setattr(ae, "evaluate", made_up)
+        patch.setattr(ae, "_describe", killing)
+        with pytest.raises(Killed):
+            Small().train(data, tmp_path)
+    Small().train(data, tmp_path, ae.newest_checkpoint(tmp_path))
+    kept = [ae.read_checkpoint(path) for path in ae.checkpoint_paths(tmp_path).values()]
+    assert sorted((c.kind, len(c.progress.history)) for c in kept) == [("best", 2), ("final", 4)]
+    final = ae.newest_checkpoint(tmp_path).path
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) == str(final)
+
+
 def test_a_fresh_run_keeps_the_earlier_one_until_it_has_a_checkpoint(data, tmp_path, monkeypatch):
     Small().train(data, tmp_path)
     (tmp_path / "autoencoder.txt").write_text("a file of the user's")
