@@ -127,7 +127,7 @@ def test_what_is_no_digit(mnist):
 def test_experiments_in_the_shell(small_dir, tmp_path, experiment):
     size = ["--X_n", 16, "--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8, "--epoch_n", 1]
     folders = ["--data_dir", small_dir, "--logdir", tmp_path / "logs"]
-    seeds = [0] if experiment == "one-abnormal" else [0, 1]
+    seeds = [0, 1] if experiment == "no-digits" else [0]  # the others train ten networks for each
     run = shell("anomaly", "--experiment", experiment, "--seed", *seeds, "--batch_size", 10, *size,
                 *folders)  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
