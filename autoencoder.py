@@ -297,7 +297,7 @@ def _unpacked(path):
 
 
 def _is_mnist(content, name):
-    return hashlib.sha256(content).hexdigest() == MNIST[name]
+    return sha256(content) == MNIST[name]
 
 
 def _find(name, data_dir):
@@ -886,9 +886,8 @@ def read_checkpoint(path):
         )
         index, values = checkpoint_files(path)
         n = parameters(checkpoint.hp)
-        n = (
-            3 * n + 2 if checkpoint.kind == "state" else n
-        )  # two moments of each, two powers of beta
+        if checkpoint.kind == "state":
+            n = 3 * n + 2  # two moments of each, two powers of beta
         if index.stat().st_size > 10**6 or values.stat().st_size != 4 * n:  # float32, nothing else
             raise ValueError(f"{values.name} is not of that network")
         for file in (index, values):
@@ -999,9 +998,8 @@ class Run:
             # What it logs of an error is an exception as well.
             with _writing(path), without_noise(rb""):
                 saver.save(sess or self.sess, str(path), write_meta_graph=False, write_state=False)
-            hashes = {file.name: sha256(file.read_bytes()) for file in checkpoint_files(path)}
             checkpoint = Checkpoint(path, kind, self.id, self.g.hp, self.data, progress, {})
-            _describe(checkpoint, hashes)
+            _describe(checkpoint)
         except (OSError, AutoEncoderError) as e:
             _delete(path.parent.glob(f"{path.name}.*"))
             if isinstance(e, AutoEncoderError):
@@ -1050,8 +1048,8 @@ class Run:
         return f"; {self.newest.path}, after epoch {len(self.newest.progress.history)}, is kept"
 
 
-def _describe(checkpoint, hashes):
-    p = checkpoint.progress
+def _describe(checkpoint):
+    p, files = checkpoint.progress, checkpoint_files(checkpoint.path)
     about = {
         "kind": checkpoint.kind,
         "run": checkpoint.run,
@@ -1060,7 +1058,7 @@ def _describe(checkpoint, hashes):
         "history": p.history,
         "begun": [p.steps, p.total, p.seconds],
         "detector": checkpoint.detector,
-        "sha256": hashes,
+        "sha256": {file.name: sha256(file.read_bytes()) for file in files},
     }
     content = {"about": about, "sha256": sha256(json.dumps(about).encode())}
     write_whole(f"{checkpoint.path}.json", json.dumps(content).encode())
@@ -1399,21 +1397,29 @@ def _cut(path, epochs):
 def _writer(folder, suffix):
     with tf.Graph().as_default():  # a FileWriter refuses eager execution, today's default
         writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
+    # A full disk ends the writer's thread, which says so in a log line and a traceback, and again
+    # in an exception of flush() and close().
+    hook, threading.excepthook = threading.excepthook, lambda error: None
+    logger, said_twice = tf.get_logger(), lambda record: "EventFileWriter" not in record.msg
+    logger.addFilter(said_twice)
     try:
         yield writer
         with _writing(folder):
             writer.close()
     except BaseException:  # of two errors, the first says more
-        with contextlib.suppress(tf.errors.OpError):
+        with contextlib.suppress(tf.errors.OpError, RuntimeError):
             writer.close()
         raise
+    finally:
+        threading.excepthook = hook
+        logger.removeFilter(said_twice)
 
 
 @contextlib.contextmanager
 def _writing(path):
     try:
         yield
-    except tf.errors.OpError as e:
+    except (tf.errors.OpError, RuntimeError) as e:
         raise AutoEncoderError(f"{path} cannot be written: {_reason(e)}") from None
 
 
@@ -1794,8 +1800,7 @@ def save_detector(detector, logdir):
     write_whole(Path(logdir, "detector.npz"), content.getvalue())
     kept = detector._asdict() | {"sha256": sha256(content.getvalue())}
     del kept["codes"]
-    hashes = {file.name: sha256(file.read_bytes()) for file in checkpoint_files(checkpoint.path)}
-    _describe(checkpoint._replace(detector=kept), hashes)
+    _describe(checkpoint._replace(detector=kept))
 
 
 @contextlib.contextmanager

@@ -238,8 +238,8 @@ def test_stopped_between_the_last_checkpoints(data, tmp_path, monkeypatch, stop)
     class Killed(BaseException):
         pass
 
-    def killing(checkpoint, hashes):
-        describe(checkpoint, hashes)
+    def killing(checkpoint):
+        describe(checkpoint)
         if checkpoint.kind == stop:
             raise Killed
 
