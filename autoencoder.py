@@ -1399,7 +1399,13 @@ def _writer(folder, suffix):
         writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
     # A full disk ends the writer's thread, which says so in a log line and a traceback, and again
     # in an exception of flush() and close().
-    hook, threading.excepthook = threading.excepthook, lambda error: None
+    hook = threading.excepthook
+
+    def of_others(error):
+        if error.thread is None or error.thread.name != "EventLoggerThread":
+            hook(error)
+
+    threading.excepthook = of_others
     logger, said_twice = tf.get_logger(), lambda record: "EventFileWriter" not in record.msg
     logger.addFilter(said_twice)
     try:

@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import sys
+import threading
 import time
 
 import matplotlib.image
@@ -222,6 +223,16 @@ def test_without_tensorboard_the_weights_are_the_same_and_nothing_is_shown(small
     assert {path.name.split("-")[0] for path in left} == {"autoencoder.ckpt", "checkpoint", "mine"}
     for name, weights in small.weights.items():
         np.testing.assert_array_equal(run.weights[name], weights)
+
+
+def test_a_thread_of_the_users_that_fails_says_so_still(small, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(threading, "excepthook", lambda error: said.append(error.exc_type))
+    with ae.start(small.g) as sess, ae.event_files(sess, small.g, small.data, tmp_path, True, 1):
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+    assert said == [ZeroDivisionError]
 
 
 def test_images_that_are_not_square_and_labels_that_are_one_hot(small, tmp_path):
