@@ -694,19 +694,22 @@ def train_epoch(sess, g, pixels, epoch, steps=None, done=(0, 0.0), pause=lambda 
     order = np.random.default_rng([hp.seed, epoch]).permutation(n)
     rates = learning_rates(hp, epoch, math.ceil(n / hp.batch_size))
     live = sys.stdout.isatty() or "ipykernel" in sys.modules  # a file gets a line an epoch
-    (begin, total), last = done, len(rates)
-    for first in range(begin, last, STEPS_A_CALL):
-        loss = steps(order, rates, first, min(first + STEPS_A_CALL, last))
+    (begin, total), last, call = done, len(rates), steps_a_call(hp)
+    for first in range(begin, last, call):
+        loss = steps(order, rates, first, min(first + call, last))
         total += _finite(loss, hp, epoch)
-        seen = min((first + STEPS_A_CALL) * hp.batch_size, n)
+        seen = min((first + call) * hp.batch_size, n)
         if live or seen == n:
             print("\repoch: %d, loss: %.3f" % (epoch, 100 * total / seen), end="", flush=True)
-        if first + STEPS_A_CALL < last:
-            pause(first + STEPS_A_CALL, total)
+        if first + call < last:
+            pause(first + call, total)
     return 100 * total / n
 
 
-STEPS_A_CALL = 55  # a tenth of the tutorial's epoch: often enough to watch, too rare to cost time
+def steps_a_call(hp):
+    """How many steps a call of the session does: a tenth of the tutorial's epoch, which is often
+    enough to watch and too rare to cost time, or fewer where these images would fill 64 MiB."""
+    return min(55, max(1, 2**26 // (hp.batch_size * hp.X_n)))
 
 
 def learning_rates(hp, epoch, steps):
@@ -740,61 +743,57 @@ def compiled_steps(sess, g, pixels):
     """The same training as fed_steps, compiled by XLA into one program that loops over minibatches.
 
     It lives outside the tutorial's picture, in the scope `steps`, and reads and writes the same
-    variables as g.opt: w, b, and Adam's moments and powers. The images are kept on the device, as
-    the bytes that they came as. Where XLA cannot compile, says so and answers fed_steps.
+    variables as g.opt: w, b, and Adam's moments and powers. Each call feeds it the images of its
+    minibatches, at most steps_a_call(g.hp) of them, as the bytes that they came as. Where XLA
+    cannot compile, says so and answers fed_steps.
     """
-    graph, batch_size = g.X.graph, g.hp.batch_size
+    hp, graph = g.hp, g.X.graph
     key = f"steps of {pixels.dtype}"
     if not graph.get_collection(key):
         with graph.as_default(), tf.name_scope("steps"):
-            graph.add_to_collection(key, _program(g.hp, pixels.dtype))
+            graph.add_to_collection(key, _program(hp, pixels.dtype))
     (program,) = graph.get_collection(key)
     fed = fed_steps(sess, g, pixels)
-    full = len(pixels) // batch_size
+    full, call = len(pixels) // hp.batch_size, steps_a_call(hp)
+
+    def steps(order, rates, first, last):
+        chosen = order[first * hp.batch_size : last * hp.batch_size]
+        feed = {  # always of the same shape, as another would be compiled again
+            program.pixels: pixels[np.resize(chosen, call * hp.batch_size)],
+            program.rates: np.resize(rates[first:last], call),
+            program.steps: max(0, min(last, full) - first),
+        }
+        total = float(sess.run(program.run, feed)[0])
+        return total + fed(order, rates, max(first, full), last)  # a last, smaller minibatch
+
     try:
-        sess.run(program.load, {program.pixels: pixels})
-        # Of full length, as another shape would be compiled again.
-        feed = {program.order: range(len(pixels)), program.first: 0, program.last: 0}
-        feed[program.rates] = np.zeros(math.ceil(len(pixels) / batch_size))
-        sess.run(program.run, feed)
+        steps(np.arange(0), np.zeros(0), 0, 0)
     except tf.errors.OpError:
         print("XLA cannot compile here: training goes on without it, more slowly")
         return fed
-
-    def steps(order, rates, first, last):
-        feed = {program.order: order, program.rates: rates}
-        feed |= {program.first: first, program.last: min(last, full)}
-        total = float(sess.run(program.run, feed)[0])
-        return total + fed(order, rates, full, last)  # a last minibatch that is smaller
-
     return steps
 
 
 class Program(NamedTuple):
-    pixels: tf.Tensor  # (n, X_n): feed it and run `load`, once
-    load: tf.Operation
-    order: tf.Tensor  # (n,) int32: feed it, `rates`, `first` and `last`, and run `run`
-    rates: tf.Tensor  # (steps,)
-    first: tf.Tensor
-    last: tf.Tensor
-    run: list  # total loss, updates
+    pixels: tf.Tensor  # (steps_a_call * batch_size, X_n), in the order of the steps
+    rates: tf.Tensor  # (steps_a_call,) float32
+    steps: tf.Tensor  # () int32, how many of them to do
+    run: list  # total loss, updates: run it, with the three above fed
 
 
 def _program(hp, dtype):
     pixels = tf.placeholder(dtype, [None, hp.X_n])
-    kept = tf.Variable(pixels, trainable=False, collections=[], validate_shape=False)
-    order, first, last = (tf.placeholder(tf.int32, shape) for shape in ([None], [], []))
-    rates = tf.placeholder(tf.float32, [None])
+    rates, steps = tf.placeholder(tf.float32, [None]), tf.placeholder(tf.int32, [])
     named = {v.op.name: v for v in tf.global_variables()}
     w = tf.trainable_variables()
     m, v = ([named[f"{x.op.name}/{slot}"] for x in w] for slot in ("Adam", "Adam_1"))
     state = [named["training/beta1_power"], named["training/beta2_power"], *w, *m, *v]
     beta1, beta2 = np.float32(0.9), np.float32(0.999)  # 1 - beta2 in float32, as TensorFlow's Adam
 
-    def loop(pixels, order, rates, first, last, *state):
+    def loop(pixels, rates, steps, *state):
         def step(k, total, power1, power2, *wmv):
             w, m, v = (wmv[i * len(wmv) // 3 : (i + 1) * len(wmv) // 3] for i in range(3))
-            X = tf.gather(pixels, tf.slice(order, [k * hp.batch_size], [hp.batch_size]))
+            X = tf.slice(pixels, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
             X = tf.cast(X, tf.float32) * BYTE if dtype == np.uint8 else X
             given = iter(w)  # the weights of this step, in place of new variables
             Z = encode(X, hp, lambda *_: next(given))
@@ -806,13 +805,13 @@ def _program(hp, dtype):
             w = [w - rate * m / (tf.sqrt(v) + 1e-8) for w, m, v in zip(w, m, v)]
             return k + 1, total + loss, power1 * beta1, power2 * beta2, *w, *m, *v
 
-        start = (first, tf.constant(0.0), *state)
-        return tf.while_loop(lambda k, *_: k < last, step, start)[1:]
+        start = (tf.constant(0), tf.constant(0.0), *state)
+        return tf.while_loop(lambda k, *_: k < steps, step, start)[1:]
 
     compiled = tf.function(loop, autograph=False, jit_compile=True)
-    total, *after = compiled(kept.read_value(), order, rates, first, last, *state)
+    total, *after = compiled(pixels, rates, steps, *state)
     updates = [variable.assign(value) for variable, value in zip(state, after)]
-    return Program(pixels, kept.initializer, order, rates, first, last, [total, tf.group(updates)])
+    return Program(pixels, rates, steps, [total, tf.group(updates)])
 
 
 def _check(images, hp, *dtypes):
