@@ -41,6 +41,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -93,6 +94,8 @@ def note(text):
 
 
 if __name__ == "__main__":
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # None where it is closed
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main(), Ctrl-C just ends the process
     note("loading TensorFlow ...")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
@@ -135,7 +138,7 @@ def _field(default, help, least=1, most=10**6, choices=()):
 class HParams:
     """The hyperparameters; the defaults are the tutorial's. AutoEncoderError names a wrong one."""
 
-    X_n: int = _field(784, "pixels of an image")
+    X_n: int = _field(784, "pixels of an image, in the shell those of the data")
     enc_n: tuple[int, ...] = _field((500, 300), "outputs of each layer of the encoder")
     Z_n: int = _field(20, "latent variables")
     dec_n: tuple[int, ...] = _field((300, 500), "outputs of each layer of the decoder")
@@ -202,7 +205,7 @@ MIRRORS = (
 
 class DataSet(NamedTuple):
     pixels: np.ndarray  # (n, X_n) uint8, as in the file; or float32 in [0, 1]
-    labels: np.ndarray  # (n,) uint8, or (n, 10) float64 when one_hot
+    labels: np.ndarray | None  # (n,) uint8, or (n, 10) float64 when one_hot; None: there are none
 
     @property
     def images(self):
@@ -224,42 +227,138 @@ class DataSets(NamedTuple):
     test: DataSet
 
 
-def read_data_sets(data_dir=DATA_DIR, one_hot=False, validation_size=5000):
-    """Reads MNIST, or four IDX files of the same names, from `data_dir`.
+def read_data_sets(data_dir=DATA_DIR, one_hot=False, validation_size=None):
+    """Reads MNIST, or images of your own, from `data_dir`, which is one of these:
+
+    - a folder of IDX files, gzip-compressed or not, with MNIST's names or EMNIST's; of a folder that
+      holds several of EMNIST's sets, the name of one: gzip/emnist-letters
+    - a .npz, or a folder of .npy, with Keras's names: x_train, y_train, x_test, y_test
+    - what read_images reads, without labels: a .npy, a .npz of one array, a folder of PNGs
+
+    Labels and test images may be absent. Without test images, a seventh of all, at most 10,000, is
+    drawn for test, and half as many for validation, always the same. Else the first
+    `validation_size` training images are for validation, by default a twelfth, at most 5,000.
 
     Answers what tensorflow.examples.tutorials.mnist.input_data.read_data_sets answered: `.train`,
-    `.validation` (the first `validation_size` training images) and `.test`, each with `.images` and
-    `.labels`. Files may be gzip-compressed or not. A file of MNIST that is missing is fetched from
-    MIRRORS. A file that is damaged or does not fit the others is left as it is, and
+    `.validation` and `.test`, each with `.images` and `.labels`. A file of MNIST that is missing is
+    fetched from MIRRORS. A file that is damaged or does not fit the others is left as it is, and
     AutoEncoderError names it.
     """
-    data_dir = Path(data_dir)
-    paths = [_find_or_fetch(name, data_dir) for name in MNIST]
-    known, test = _read_pair(*paths[:2], one_hot), _read_pair(*paths[2:], one_hot)
-    if known.pixels.shape[1] != test.pixels.shape[1]:
-        raise AutoEncoderError(f"{paths[0]} and {paths[2]} hold images of different sizes")
-    if not 0 < validation_size < len(known.labels):
+    note(f"reading {data_dir} ...")
+    read, names = _read_parts(Path(data_dir))
+    note("")
+    labelled = any(name in read for name in ("y_train", "y_test"))
+    tested = any(name in read for name in ("x_test", "y_test"))
+    for name, what in ARRAYS.items():
+        if name not in read and (labelled or name[0] == "x") and (tested or "train" in name):
+            raise AutoEncoderError(f"{what} are missing from {data_dir}")
+    known, test = _data_set(read, names, "train", one_hot), _data_set(read, names, "test", one_hot)
+    n = len(known.pixels)
+    drawn = 0 if test else min(10_000, n // 7)
+    if validation_size is None:
+        validation_size = min(5000, n // 12) if test else drawn // 2
+    if not 0 < validation_size < n - drawn:
         raise AutoEncoderError(
-            f"validation_size is {validation_size}, but {paths[0]} holds {len(known.labels)} images"
+            f"validation_size is {validation_size}, but {names['x_train']} holds {n} images"
         )
-    validation = DataSet(known.pixels[:validation_size], known.labels[:validation_size])
-    train = DataSet(known.pixels[validation_size:], known.labels[validation_size:])
+    if test is None:
+        known = DataSet(*(_drawn_to_the_front(a, drawn + validation_size) for a in known))
+        test, known = _part(known, 0, drawn), _part(known, drawn, n)
+    elif known.pixels.shape[1] != test.pixels.shape[1]:
+        raise AutoEncoderError(
+            f"{names['x_train']} and {names['x_test']} hold images of different sizes"
+        )
+    validation, train = _part(known, 0, validation_size), _part(known, validation_size, n)
     return DataSets(train, validation, test)
 
 
-def _read_pair(images_path, labels_path, one_hot):
-    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
-    n, height, width = images.shape
-    if n != len(labels):
-        raise AutoEncoderError(
-            f"{images_path} holds {n} images, but {labels_path} {len(labels)} labels: "
-            f"they do not belong together"
-        )
-    if height != width:
-        raise AutoEncoderError(f"{images_path} holds images of {height} x {width}: not square")
-    if one_hot and labels.max() > 9:
-        raise AutoEncoderError(f"{labels_path} holds labels above 9: too many for one_hot")
-    return DataSet(images.reshape(n, -1), np.eye(10)[labels] if one_hot else labels)
+def _data_set(read, names, part, one_hot):
+    images, labels = read.get(f"x_{part}"), read.get(f"y_{part}")
+    if images is not None and labels is not None:
+        images_name, labels_name = names[f"x_{part}"], names[f"y_{part}"]
+        if len(images) != len(labels):
+            raise AutoEncoderError(
+                f"{images_name} holds {len(images)} images, but {labels_name} {len(labels)} "
+                f"labels: they do not belong together"
+            )
+        if one_hot and labels.max() > 9:
+            raise AutoEncoderError(f"{labels_name} holds labels above 9: too many for one_hot")
+        labels = np.eye(10)[labels] if one_hot else labels
+    return None if images is None else DataSet(images, labels)
+
+
+def _part(data_set, first, last):
+    return DataSet(*(None if array is None else array[first:last] for array in data_set))
+
+
+def _drawn_to_the_front(array, k):
+    """The array with k drawn rows in front, in place where it can be: it may fill the memory."""
+    if array is None:
+        return None
+    rng = np.random.default_rng(0)  # anew, so that labels are drawn as their images
+    drawn = rng.permutation(len(array))[:k]
+    array = array if array.flags.writeable else array.copy()
+    front, far = np.setdiff1d(np.arange(k), drawn), drawn[drawn >= k]
+    array[front], array[far] = array[far], array[front]
+    array[:k] = array[:k][rng.permutation(k)]
+    return array
+
+
+# The names of Keras; the files of MNIST have the same order.
+ARRAYS = {
+    "x_train": "training images",
+    "y_train": "training labels",
+    "x_test": "test images",
+    "y_test": "test labels",
+}
+IDX_NAME = r"(.*?)(train|t10k|test)-(images[-.]idx3|labels[-.]idx1)-ubyte(\.gz)?"
+
+
+def _read_parts(path):
+    """{name of ARRAYS: images (n, X_n) or labels (n,)}, and {name: where they are, as text}."""
+    if paths := _idx_paths(path):
+        images = {k: _flat(read_idx(p, 3), p) for k, p in paths.items() if k[0] == "x"}
+        return images | {k: read_idx(p, 1) for k, p in paths.items() if k[0] == "y"}, paths
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in files if file.suffix.lower() in (".npy", ".npz")]
+    if not files:
+        return {"x_train": read_images(path)[0]}, {"x_train": path}
+    read = {name: array for file in files for name, array in _arrays(file).items()}
+    if len(read) == 1:
+        read, names = {"x_train": read.popitem()[1]}, {"x_train": path}
+    else:
+        names = {name: f"{path}: {name}" for name in ARRAYS if name in read}
+        if "x_train" not in names:
+            raise AutoEncoderError(
+                f"{path} must hold one array, or x_train, not {', '.join(read) or 'none'}"
+            )
+    images = {k: _in_range(_flat(read.pop(k), v), v)[0] for k, v in names.items() if k[0] == "x"}
+    return images | {k: _labels(read[k], v) for k, v in names.items() if k[0] == "y"}, names
+
+
+def _idx_paths(path):
+    """{name of ARRAYS: path} of the IDX files in a folder; those of MNIST are fetched if missing."""
+    folder, only = (path, None) if path.is_dir() else (path.parent, f"{path.name}-")
+    sets = {}
+    for file in sorted(folder.glob("*-ubyte*")):  # x before x.gz
+        match = re.fullmatch(IDX_NAME, file.name)
+        if match and only in (None, match[1]):
+            name = f"{'xy'[match[3][0] == 'l']}_{'train' if match[2] == 'train' else 'test'}"
+            sets.setdefault(match[1], {}).setdefault(name, file)
+    if len(sets) > 1:
+        names = [prefix.rstrip("-") for prefix in sorted(sets)]
+        raise AutoEncoderError(f"{path} holds several data sets: name one, as {path / names[-1]}")
+    paths = next(iter(sets.values()), {})
+    if not sets:
+        if not path.exists():
+            raise AutoEncoderError(f"there is no {path}: make this folder, and MNIST is fetched")
+        if path != DATA_DIR and not (path.is_dir() and not any(path.iterdir())):
+            return {}
+    mnist = dict(zip(ARRAYS, MNIST))
+    # MNIST's labels beside the images of another data set would be worse than an error.
+    if len(paths) < 4 and all(_is_mnist(_unpacked(p), mnist[name]) for name, p in paths.items()):
+        return {name: paths.get(name) or fetch(file, path) for name, file in mnist.items()}
+    return paths
 
 
 def read_idx(path, dimensions):
@@ -268,14 +367,14 @@ def read_idx(path, dimensions):
     AutoEncoderError when it is truncated, corrupt, empty or of another kind.
     """
     content = _unpacked(Path(path))
-    magic = bytes([0, 0, 8, dimensions])
-    if content[:4] != magic:
+    magic, header = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
+    begin = content[:header].tobytes()
+    if begin[:4] != magic:
         raise AutoEncoderError(
             f"{path} is not an IDX file of {'labels' if dimensions == 1 else 'images'}: "
-            f"it begins with {content[:4].hex() or 'nothing'}, not {magic.hex()}"
+            f"it begins with {begin[:4].hex() or 'nothing'}, not {magic.hex()}"
         )
-    header = 4 + 4 * dimensions
-    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
+    shape = [int.from_bytes(begin[i : i + 4], "big") for i in range(4, header, 4)]
     if len(content) != header + math.prod(shape):
         raise AutoEncoderError(
             f"{path} is truncated or corrupt: {len(content)} bytes, "
@@ -283,13 +382,15 @@ def read_idx(path, dimensions):
         )
     if not math.prod(shape):
         raise AutoEncoderError(f"{path} is empty")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return content[header:].reshape(shape)
 
 
 def _unpacked(path):
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        content = np.fromfile(path, np.uint8)
+        if content[:2].tobytes() != b"\x1f\x8b":
+            return content
+        return np.frombuffer(gzip.decompress(content), np.uint8)
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise AutoEncoderError(f"{path} is truncated or corrupt: {e}") from None
     except OSError as e:
@@ -298,24 +399,6 @@ def _unpacked(path):
 
 def _is_mnist(content, name):
     return sha256(content) == MNIST[name]
-
-
-def _find(name, data_dir):
-    return next((p for p in (data_dir / name, data_dir / f"{name}.gz") if p.exists()), None)
-
-
-def _find_or_fetch(name, data_dir):
-    if data_dir.exists() and not data_dir.is_dir():
-        raise AutoEncoderError(f"data_dir {data_dir} is not a folder")
-    path = _find(name, data_dir)
-    if path:
-        return path
-    # MNIST's labels beside the images of another data set would be worse than an error.
-    for other in MNIST:
-        path = _find(other, data_dir)
-        if path and not _is_mnist(_unpacked(path), other):
-            raise AutoEncoderError(f"{name} is missing from {data_dir}, and {path} is not MNIST's")
-    return fetch(name, data_dir)
 
 
 def fetch(name, data_dir):
@@ -354,20 +437,30 @@ def _download(url):
     return content
 
 
-def write_whole(path, content):
-    """Writes the bytes `content` to `path`, whole or not at all; makes the folder if need be."""
+@contextlib.contextmanager
+def whole(path):
+    """Yields another path, to write a file or a folder to, which becomes `path` at the end, or is
+    deleted if there is an error; makes the folder around it if need be."""
     target = Path(os.path.realpath(path))  # a symbolic link stays one
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         if target.exists() and not target.is_file():  # a folder, a device
             raise OSError(0, "it is not a file")
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, target)
-    except OSError as e:
+    except BaseException as e:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise AutoEncoderError(f"{path} cannot be written: {e.strerror}") from None
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+        if isinstance(e, OSError):
+            raise AutoEncoderError(f"{path} cannot be written: {_reason(e)}") from None
+        raise
+
+
+def write_whole(path, content):
+    """Writes the bytes `content` to `path`, whole or not at all; makes the folder if need be."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def make_folder(folder):
@@ -379,13 +472,13 @@ def make_folder(folder):
         raise AutoEncoderError(f"{folder} is not a folder to write to: {e.strerror}") from None
 
 
-def read_images(path, X_n):
+def read_images(path, X_n=None):
     """Reads a user's images: (n, X_n), uint8 or float32 in [0, 1]; the names of their files, or
     None if they are all in one; and how they were read, as text.
 
     path: an IDX file, gzip-compressed or not; .npy or .npz, (n, X_n), (n, height, width) or
-    (n, height, width, 1); a PNG, or a folder of them, which are sorted by their names.
-    AutoEncoderError names what is wrong.
+    (n, height, width, 1); a PNG, or a folder of them, which are sorted by their names. Without
+    X_n, all that are of one size will do. AutoEncoderError names what is wrong.
     """
     path = Path(path)
     if path.is_dir():
@@ -395,28 +488,42 @@ def read_images(path, X_n):
             raise AutoEncoderError(f"{path} holds no PNG files")
         others = len(seen) - len(paths)
         how = f"values 0 to 255; files left out, as they are no PNG: {others}"
-        images = np.concatenate([_read_png(p, X_n) for p in paths])
+        images = np.empty((len(paths), _read_png(paths[0], X_n).size), np.uint8)
+        for i, p in enumerate(paths):
+            if i % 1000 == 0:
+                note(f"reading {path}: {100 * i // len(paths)}%")
+            images[i] = _read_png(p, images.shape[1])
+        note("")
         return images, [p.name for p in paths], how if others else "values 0 to 255"
     kind = path.suffix.lower()
     if kind == ".png":
         return _read_png(path, X_n), [path.name], "values 0 to 255"
     if kind not in (".npy", ".npz"):
         return _flat(read_idx(path, 3), path, X_n), None, "values 0 to 255"
+    images, values = _in_range(_flat(_one_array(path), path, X_n), path)
+    return images, None, f"values {values}"
+
+
+def _one_array(path):
+    arrays = _arrays(path)
+    if len(arrays) != 1:
+        names = ", ".join(arrays)
+        raise AutoEncoderError(f"{path} must hold one array, not {len(arrays)}: {names}")
+    return arrays.popitem()[1]
+
+
+def _arrays(path):
+    """{name: array} of a .npz; of a .npy, whose name is that of its file."""
     try:
-        array = np.load(path, allow_pickle=False)
-        if kind == ".npz":
-            if len(array.files) != 1:
-                names = ", ".join(array.files)
-                raise AutoEncoderError(
-                    f"{path} must hold one array, not {len(array.files)}: {names}"
-                )
-            array = array[array.files[0]]
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {path.stem: loaded}
+        with loaded:
+            return dict(loaded)
     except OSError as e:
         raise AutoEncoderError(f"{path} cannot be read: {e.strerror or e}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError):
         raise AutoEncoderError(f"{path} is not an array of numbers, or damaged") from None
-    images, values = _in_range(_flat(array, path, X_n), path)
-    return images, None, f"values {values}"
 
 
 def _read_png(path, X_n):
@@ -434,13 +541,19 @@ def _read_png(path, X_n):
     return np.uint8(np.round(255 * _flat(image[None], path, X_n, image.shape)))
 
 
-def _flat(array, path, X_n, shape=None):
-    size = squares(np.empty(X_n)).shape
-    if array.shape[1:] not in ((X_n,), size, (*size, 1)) or not array.size:
+def _flat(array, path, X_n=None, shape=None):
+    """(n, X_n) of (n, X_n), (n, height, width) or (n, height, width, 1)."""
+    _, *size = array.shape or (0,)
+    size = size[:2] if size[2:] == [1] else size
+    pixels = math.prod(size)
+    fits = array.size and (len(size) == 1 or tuple(size) == squares(np.empty(pixels)).shape)
+    if not fits or X_n not in (None, pixels):
         found = " x ".join(map(str, shape or array.shape)) or "one number"
-        size = " x ".join(map(str, size))
-        raise AutoEncoderError(f"{path} is {found}: it must hold images of {size}")
-    return array.reshape(len(array), X_n)
+        wanted = "one square size, greyscale"
+        if X_n:
+            wanted = " x ".join(map(str, squares(np.empty(X_n)).shape))
+        raise AutoEncoderError(f"{path} is {found}: it must hold images of {wanted}")
+    return array.reshape(len(array), pixels)
 
 
 def _in_range(images, path):
@@ -453,7 +566,20 @@ def _in_range(images, path):
         )
     if most <= 1:
         return images.astype(np.float32), "0 to 1"
-    return (images if images.dtype == np.uint8 else np.float32(images / 255)), "0 to 255"
+    if images.dtype.kind == "f":
+        return np.float32(images / 255), "0 to 255"
+    return images.astype(np.uint8, copy=False), "0 to 255"
+
+
+def _labels(array, path):
+    labels = array.reshape(len(array)) if array.ndim and array.size == len(array) else array
+    if (
+        labels.ndim != 1
+        or labels.dtype.kind not in "ui"
+        or not ((0 <= labels) & (labels <= 255)).all()
+    ):
+        raise AutoEncoderError(f"{path} must hold a whole number from 0 to 255 for each image")
+    return labels.astype(np.uint8)
 
 
 # ---- Model architecture --------------------------------------------------------------------------
@@ -613,7 +739,7 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=None):
     AutoEncoderError when batch_size or X_n do not fit the data, the checkpoint is of another run,
     another process trains into logdir, or the loss is no longer a number.
     """
-    hp, n, validation_images = g.hp, len(data.train.pixels), data.validation.images
+    hp, n = g.hp, len(data.train.pixels)
     _check(data.train.pixels, hp, np.uint8, np.float32)
     if hp.batch_size > n:
         raise AutoEncoderError(f"batch_size is {hp.batch_size}, but there are {n} training images")
@@ -643,7 +769,7 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=None):
                     begin = time.perf_counter() - seconds
                     try:
                         loss = train_epoch(sess, g, data.train.pixels, epoch, steps, done, pause)
-                        validation = evaluate(sess, g, validation_images)
+                        validation = evaluate(sess, g, data.validation.pixels)
                         score = _finite(validation.score, hp, epoch)
                         print(f", validation loss: {score:.3f}", end="")
                     finally:
@@ -659,6 +785,9 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=None):
                     raise KeyboardInterrupt
         except AutoEncoderError as e:
             raise type(e)(f"{e}{run.last_good()}") from None
+        except KeyboardInterrupt:
+            kept = [] if run.newest else ["nothing of this run is kept"]
+            raise KeyboardInterrupt(*kept) from None
     return history
 
 
@@ -700,7 +829,8 @@ def train_epoch(sess, g, pixels, epoch, steps=None, done=(0, 0.0), pause=lambda 
         total += _finite(loss, hp, epoch)
         seen = min((first + call) * hp.batch_size, n)
         if live or seen == n:
-            print("\repoch: %d, loss: %.3f" % (epoch, 100 * total / seen), end="", flush=True)
+            line = "epoch: %d, loss: %.3f" % (epoch, 100 * total / seen)
+            print(f"\r{line}" if live else line, end="", flush=True)
         if first + call < last:
             pause(first + call, total)
     return 100 * total / n
@@ -845,7 +975,7 @@ class Checkpoint(NamedTuple):
     kind: str  # state: weights and Adam's state; best, final: weights alone, of a complete run
     run: int  # when the run began, in nanoseconds: its name
     hp: HParams
-    data: str  # SHA-256 of the training images
+    data: str  # SHA-256 of the training and the validation images
     progress: Progress
     detector: dict  # of a Detector, all but its codes, and the SHA-256 of its file; or empty
 
@@ -874,6 +1004,10 @@ def read_checkpoint(path):
         history = tuple(e._replace(epoch=int(e.epoch), live=int(e.live)) for e in history)
         steps, total, seconds = kept["begun"]
         progress = Progress(history, int(steps), float(total), float(seconds))
+        epochs = len(history) + (steps > 0)
+        in_order = [e.epoch for e in history] == list(range(1, len(history) + 1))
+        if not (in_order and steps >= 0 and epochs <= kept["hp"]["epoch_n"] and total >= 0):
+            raise ValueError(f"{about.name} is not of such a run")
         checkpoint = Checkpoint(
             path,
             kept["kind"],
@@ -894,21 +1028,25 @@ def read_checkpoint(path):
                 raise ValueError(f"{file.name} is not what was written")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError,
             RecursionError, AutoEncoderError) as e:  # fmt: skip
-        raise AutoEncoderError(f"{path} is damaged: {_reason(e)}") from None
+        of = f"{Path(e.filename).name}: " if getattr(e, "filename", None) else ""
+        raise AutoEncoderError(f"{path} is damaged: {of}{_reason(e)}") from None
     return checkpoint
 
 
-def newest_checkpoint(logdir, *kinds):
-    """The newest intact Checkpoint in a folder, or None; says which are damaged."""
+def newest_checkpoint(logdir, kinds=("state", "final"), otherwise=None):
+    """The newest intact Checkpoint in a folder that is of one of the `kinds`, or else `otherwise`,
+    or None; says which are damaged."""
+    other = None
     for path in checkpoint_paths(logdir).values():
         try:
             checkpoint = read_checkpoint(path)
         except AutoEncoderError as e:
             print(f"{e}; looking for an earlier one")
         else:
-            if checkpoint.kind in (kinds or ("state", "final")):
+            if checkpoint.kind in kinds:
                 return checkpoint
-    return None
+            other = other or (checkpoint if checkpoint.kind == otherwise else None)
+    return other
 
 
 def to_resume(logdir, hp, data):
@@ -970,7 +1108,7 @@ class Run:
     def __init__(self, sess, g, data, logdir, checkpoint=None):
         self.sess, self.g, self.logdir = sess, g, logdir and Path(logdir)
         self.id, self.progress = time.time_ns(), Progress()
-        self.data = _sha256_of(data.train.pixels) if logdir else ""
+        self.data = _sha256_of(data) if logdir else ""
         self.newest, self.kept = checkpoint, []  # Checkpoints of this run, the newest last
         if checkpoint:
             _check_same(checkpoint, g.hp, data)
@@ -1063,9 +1201,11 @@ def _describe(checkpoint):
     write_whole(f"{checkpoint.path}.json", json.dumps(content).encode())
 
 
-def _sha256_of(array):
-    hashed = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    hashed.update(np.ascontiguousarray(array))
+def _sha256_of(data):
+    hashed = hashlib.sha256()
+    for array in (data.train.pixels, data.validation.pixels):
+        hashed.update(f"{array.dtype} {array.shape}".encode())
+        hashed.update(np.ascontiguousarray(array))
     return hashed.hexdigest()
 
 
@@ -1073,8 +1213,8 @@ def _differ(checkpoint, hp, data):
     """What of a Checkpoint is not of these hyperparameters and training images, in words."""
     kept, now = dataclasses.asdict(checkpoint.hp), dataclasses.asdict(hp)
     differ = [f"{k} {_spaced(kept[k])}, not {_spaced(now[k])}" for k in now if kept[k] != now[k]]
-    if checkpoint.data != _sha256_of(data.train.pixels):
-        differ.append("other training images")
+    if checkpoint.data != _sha256_of(data):
+        differ.append("other images")
     return "; ".join(differ)
 
 
@@ -1142,10 +1282,10 @@ class Evaluation(NamedTuple):
 
 def evaluate(sess, g, images):
     """Measures how well the network restores images (n, X_n), a thousand at a time."""
-    _check(images, g.hp, np.float32, np.float64)
+    _check(images, g.hp, np.uint8, np.float32, np.float64)
     total, live = 0.0, np.zeros(g.hp.Z_n, bool)
     for start in range(0, len(images), 1000):
-        loss, Z = sess.run([g.loss, g.Z], {g.X: images[start : start + 1000]})
+        loss, Z = sess.run([g.loss, g.Z], {g.X: scaled(images[start : start + 1000])})
         total += float(loss)
         live |= (Z != 0).any(axis=0)
     return Evaluation(100 * total / len(images), int(live.sum()), g.hp.X_n, g.hp.Z_n)
@@ -1162,6 +1302,11 @@ def pca(X, n):
     return mean, vectors[:, ::-1][:, :n]
 
 
+def _need_labels(data):
+    if data.train.labels is None:
+        raise AutoEncoderError("the images have no labels, and this needs them")
+
+
 class Comparison(NamedTuple):
     evaluation: Evaluation
     accuracy: float  # of naming the digits of test images by their codes, see knn_accuracy
@@ -1171,8 +1316,10 @@ class Comparison(NamedTuple):
 def compare(sess, g, data):
     """The trained network against PCA with as many components, fitted on the training images.
 
-    data: DataSets, labels not one-hot. -> {"PCA": Comparison, "autoencoder": Comparison}
+    data: DataSets, labels not one-hot. -> {"PCA": Comparison, "autoencoder": Comparison}.
+    AutoEncoderError when they have no labels.
     """
+    _need_labels(data)
     images, X = data.train.images, data.test.images
     mean, components = pca(images, g.hp.Z_n)
     codes, test_codes = (np.float32((x - mean) @ components) for x in (images, X))
@@ -1214,18 +1361,24 @@ def nearest_of(codes, k):
     with tf.Graph().as_default() as graph:
         given, asked = (tf.placeholder(tf.float32, [None, codes.shape[1]]) for _ in range(2))
         kept = tf.Variable(given, trainable=False, validate_shape=False)
-        # What two squares leave of a squared distance, negative and halved, so that top_k serves.
-        nearness = tf.matmul(asked, kept, transpose_b=True) - tf.reduce_sum(kept**2, 1) / 2
-        top = tf.math.top_k(nearness, min(k, len(codes)))
-        squares = tf.maximum(tf.reduce_sum(asked**2, 1, keepdims=True) - 2 * top.values, 0)
+        nearest = nearest_in_graph(asked, kept, min(k, len(codes)))
     with _session(graph) as sess:
         sess.run(kept.initializer, {given: codes})
-        yield lambda codes: sess.run([top.indices, squares], {asked: codes})
+        yield lambda codes: sess.run(nearest, {asked: codes})
+
+
+def nearest_in_graph(asked, codes, k):
+    """asked: (n, m), codes: (l, m) -> indices (n, k), squares of distances (n, k)"""
+    # What two squares leave of a squared distance, negative and halved, so that top_k serves.
+    nearness = tf.matmul(asked, codes, transpose_b=True) - tf.reduce_sum(codes**2, 1) / 2
+    top = tf.math.top_k(nearness, k)
+    squares = tf.maximum(tf.reduce_sum(asked**2, 1, keepdims=True) - 2 * top.values, 0)
+    return top.indices, squares
 
 
 def comparison_table(comparisons, raw_accuracy):
     """The text of a table. comparisons: {Z_n: compare(...)}"""
-    head = ["Z_n", "way", "score", "per image", "per pixel", "digits named"]
+    head = ["Z_n", "way", "score", "per image", "per pixel", "labels named"]
     rows = [
         [Z_n, way, f"{of.score:.1f}", f"{of.per_image:.3f}", f"{of.per_pixel:.5f}", f"{right:.2%}"]
         for Z_n, ways in sorted(comparisons.items())
@@ -1244,10 +1397,10 @@ def _table(*rows):
 def plot_reconstruction(X, G, labels):
     """Draws X | G for the first image, and the first image of each label above its reconstruction.
 
-    X, G: (n, X_n), images and what was generated from them; labels: (n,) or one-hot. -> Figure
+    X, G: (n, X_n), images and what was generated from them; labels: as first_of_each. -> Figure
     """
     firsts = first_of_each(labels)
-    widths = [4.2, 0.9 * len(firsts)]
+    widths = [4.2, 0.9 * max(len(X[firsts]), 2)]
     figure = Figure(figsize=(sum(widths), 2.1), layout="constrained")
     pair, rows = figure.subfigures(1, 2, width_ratios=widths, wspace=0.03)
     for axes, title, image in zip(pair.subplots(1, 2), "XG", (X[0], G[0])):
@@ -1272,7 +1425,7 @@ def plot_comparison(test, comparisons, raw_accuracy):
         score.plot(Z_ns, [c.evaluation.score for c in chosen], marker=marker, label=way)
         accuracy.plot(Z_ns, [c.accuracy for c in chosen], marker=marker, label=way)
     score.set(ylabel="score: loss of 100 test images", ylim=(0, None))
-    accuracy.set(ylabel="digits named by 5 nearest codes")
+    accuracy.set(ylabel="labels named by 5 nearest codes")
     accuracy.axhline(raw_accuracy, color="gray", linestyle=":", label="raw pixels")
     for axes in (score, accuracy):
         axes.set(xscale="log", xlabel="Z_n")
@@ -1287,9 +1440,15 @@ def plot_comparison(test, comparisons, raw_accuracy):
 
 
 def first_of_each(labels):
-    """The index of the first image of each label; labels: (n,) or one-hot. -> (kinds,)"""
-    labels = labels.argmax(axis=1) if labels.ndim == 2 else labels
-    return np.unique(labels, return_index=True)[1]
+    """Where the first image of each label is, at most ten; labels: (n,) or one-hot. -> (kinds,), or
+    where the first ten images are if labels are None."""
+    if labels is None:
+        return slice(10)
+    return np.unique(_numbered(labels), return_index=True)[1][:10]
+
+
+def _numbered(labels):
+    return labels.argmax(axis=1) if labels.ndim == 2 else labels
 
 
 def plot_images(titles=None, **rows):
@@ -1364,7 +1523,8 @@ def event_files(sess, g, data, logdir, wanted, run, history=()):
     def replace_earlier():
         if not replaced:
             replaced.append(True)
-            _delete(set(_written(logdir)) - set(_written(logdir, by=f".{run}.*.autoencoder")))
+            _delete(_written(logdir, ["test"]))
+            _delete_others(logdir, run)
 
     try:
         with contextlib.ExitStack() as stack:
@@ -1386,16 +1546,20 @@ def _cut(path, epochs):
     records = RawEventFileLoader(str(path)).Load()
     kept = [record for record in records if tf.Event.FromString(record).step <= epochs]
     temporary = path.with_name("cut.tmp")  # no name that TensorBoard takes for an event file's
-    with _writing(path), tf.io.TFRecordWriter(str(temporary)) as writer:
-        for record in kept:
-            writer.write(record)
-    os.replace(temporary, path)
+    try:
+        with _writing(path), tf.io.TFRecordWriter(str(temporary)) as writer:
+            for record in kept:
+                writer.write(record)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _writer(folder, suffix):
     with tf.Graph().as_default():  # a FileWriter refuses eager execution, today's default
-        writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
+        with _writing(folder):
+            writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
     # A full disk ends the writer's thread, which says so in a log line and a traceback, and again
     # in an exception of flush() and close().
     hook = threading.excepthook
@@ -1436,6 +1600,13 @@ def _written(logdir, runs=("train", "validation", "test", ""), by=".autoencoder"
     return found
 
 
+def _delete_others(logdir, run):
+    """Deletes event files of training runs but this one, which may have been killed in their first
+    epoch."""
+    runs = "train", "validation", ""
+    _delete({*_written(logdir, runs)} - {*_written(logdir, runs, f".{run}.*.autoencoder")})
+
+
 def _delete(paths):
     for path in paths:
         path.unlink(missing_ok=True)
@@ -1444,7 +1615,7 @@ def _delete(paths):
 @contextlib.contextmanager
 def _epoch_writer(sess, g, data, of_train, of_validation, of_run, earlier):
     pixels, labels = data.validation
-    few, many = scaled(pixels[first_of_each(labels)[:10]]), scaled(pixels[:1000])
+    few, many = scaled(pixels[first_of_each(labels)]), scaled(pixels[:1000])
     with g.X.graph.as_default():
         weights = tf.trainable_variables()
     with tf.Graph().as_default() as graph:  # of its own, so that the picture is the tutorial's
@@ -1537,13 +1708,14 @@ def write_test(sess, g, test, evaluation, logdir):
 
     test: DataSet; evaluation: evaluate(...) of its images.
     """
-    X, labels = scaled(test.pixels[:10000]), test.labels[:10000]
-    labels = labels.argmax(axis=1) if labels.ndim == 2 else labels
+    pixels, labels = _part(test, 0, 10000)
+    X = scaled(pixels)
+    name, labels = ("image", range(len(X))) if labels is None else ("label", _numbered(labels))
     Z, G = sess.run([g.Z, g.G], {g.X: X})
     losses = np.square(G - X).sum(axis=1) / 2
     table = io.BytesIO()
     np.savetxt(table, Z, "%.5g", "\t")
-    lines = ["label\tloss", *(f"{label}\t{loss:.4g}" for label, loss in zip(labels, losses))]
+    lines = [f"{name}\tloss", *(f"{label}\t{loss:.4g}" for label, loss in zip(labels, losses))]
     height, width = squares(X).shape[1:]
     config = projector.ProjectorConfig()
     of_Z = config.embeddings.add(tensor_name="Z", tensor_path="Z.tsv", metadata_path="labels.tsv")
@@ -1565,14 +1737,21 @@ def write_test(sess, g, test, evaluation, logdir):
 
 def thumbnails(X):
     """The images X (n, X_n) in rows of one square sheet, dark on light: a PNG, as bytes."""
-    images = np.uint8(np.round(255 * (1 - squares(X))))
+    images = squares(1 - X)
     n, height, width = images.shape
     columns = math.ceil(math.sqrt(n))
     sheet = np.pad(images, ((0, columns**2 - n), (0, 0), (0, 0)))
     sheet = sheet.reshape(columns, columns, height, width).swapaxes(1, 2)
-    with tf.Graph().as_default() as graph, _session(graph) as sess:
-        png = tf.io.encode_png(sheet.reshape(columns * height, columns * width, 1))
-        return sess.run(png)
+    return encode_pngs(sheet.reshape(1, columns * height, columns * width))[0]
+
+
+def encode_pngs(images):
+    """Images (n, height, width) in [0, 1] as greyscale PNGs, n of bytes."""
+    with tf.Graph().as_default() as graph:
+        pixels = tf.constant(np.uint8(np.round(255 * images))[..., None])
+        pngs = tf.map_fn(tf.io.encode_png, pixels, fn_output_signature=tf.string)
+    with _session(graph) as sess:
+        return sess.run(pngs)
 
 
 # ---- Tuning --------------------------------------------------------------------------------------
@@ -1629,14 +1808,14 @@ def tune(data, logdir, trials=20, base=RECIPES["seed"], space=SPACE):
     ranking = dict(sorted(done.items(), key=lambda item: item[1].validation_loss))
     g = build(done[best].hp)
     with start(g) as sess:
-        checkpoint = newest_checkpoint(_trial_folder(logdir, best), "final")
+        checkpoint = newest_checkpoint(_trial_folder(logdir, best), ["final"])
         if not checkpoint:
             raise AutoEncoderError(
                 f"{_trial_folder(logdir, best)} has no intact checkpoint: delete it, and the trial "
                 f"is run again"
             )
         restore(sess, g, checkpoint)
-        return ranking, evaluate(sess, g, data.test.images)
+        return ranking, evaluate(sess, g, data.test.pixels)
 
 
 def run_trial(data, logdir, number, base=RECIPES["seed"], space=SPACE):
@@ -1798,7 +1977,7 @@ def detect(sess, g, images, detector):
 
 def save_detector(detector, logdir):
     """Keeps a Detector with the final checkpoint that train() left in `logdir`, for load_model."""
-    checkpoint, content = newest_checkpoint(logdir, "final"), io.BytesIO()
+    checkpoint, content = newest_checkpoint(logdir, ["final"]), io.BytesIO()
     if not checkpoint:
         raise AutoEncoderError(f"there is no complete run in {logdir} to keep a detector with")
     np.savez(content, codes=detector.codes)
@@ -1812,8 +1991,10 @@ def save_detector(detector, logdir):
 def load_model(logdir):
     """Yields session, Graph and Detector of the run in `logdir`, the latter None if there is none
     yet, or it is damaged."""
-    checkpoint = newest_checkpoint(logdir) or newest_checkpoint(logdir, "best")
+    checkpoint = newest_checkpoint(logdir, otherwise="best")
     if not checkpoint:
+        if checkpoint_paths(logdir):
+            raise AutoEncoderError(f"no checkpoint in {logdir} is intact")
         where = "" if Path(logdir) == LOGDIR else f" --logdir {shlex.quote(str(logdir))}"
         raise AutoEncoderError(
             f"there is no trained model in {logdir}: python autoencoder.py --recipe tuned{where} "
@@ -1822,6 +2003,9 @@ def load_model(logdir):
     g = build(checkpoint.hp)
     with start(g) as sess:
         restore(sess, g, checkpoint)
+        if checkpoint.kind == "state":
+            epochs = f"{len(checkpoint.progress.history)} of {g.hp.epoch_n} epochs"
+            print(f"the run in {_shown(logdir)} is not complete: this is after {epochs}")
         yield sess, g, read_detector(checkpoint, logdir)
 
 
@@ -1838,7 +2022,7 @@ def read_detector(checkpoint, logdir):
         with np.load(io.BytesIO(content), allow_pickle=False) as kept:
             return Detector(kept["codes"], *(float(about[k]) for k in Detector._fields[1:]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as e:
-        print(f"{path} is damaged: {_reason(e)}")
+        print(f"{path} is damaged: {_reason(e)}" if path.exists() else f"{path} is missing")
         return None
 
 
@@ -1850,60 +2034,65 @@ def auroc(normal, abnormal):
     return (below + not_above).mean() / 2 / len(normal)
 
 
-def scores_after_training_on(digits, data, hp, *images):
-    """Trains on the images of these digits alone, and scores each of `images`, (n, X_n)."""
-
-    def of(part):
-        chosen = np.isin(part.labels, digits)
-        return DataSet(part.pixels[chosen], part.labels[chosen])
-
-    note(f"training on the digits {_spaced(tuple(digits))}")
-    normal, g = data._replace(train=of(data.train), validation=of(data.validation)), build(hp)
+def scores_after_training(normal, hp, *images):
+    """Trains on normal images alone, DataSets, and scores each of `images`, (n, X_n)."""
+    g = build(hp)
     with contextlib.redirect_stdout(io.StringIO()), start(g) as sess:
         train(sess, g, normal)
         codes = normal_codes(sess, g, normal.train)
         return [anomaly_score(sess, g, part, codes) for part in images]
 
 
-def one_digit(data, hp, is_normal):
-    """For each digit, trains on it alone if it `is_normal`, or else on the other nine.
+def one_label(data, hp, is_normal):
+    """For each label, trains on its images alone if it `is_normal`, or else on all others.
 
     Yields its name, and {name of SCORES: (scores of normal, of abnormal test images)}.
     """
-    for digit in range(10):
-        normal = [d for d in range(10) if (d == digit) == is_normal]
-        (scores,) = scores_after_training_on(normal, data, hp, data.test.pixels)
-        known = np.isin(data.test.labels, normal)
-        yield f"digit {digit}", {name: (s[known], s[~known]) for name, s in scores.items()}
+    _need_labels(data)
+    for label in np.unique(data.train.labels):
+
+        def normal(part):
+            return (part.labels == label) == is_normal
+
+        def of(part):
+            return DataSet(*(array[normal(part)] for array in part))
+
+        note(f"training on {'label' if is_normal else 'all but'} {label}")
+        chosen = data._replace(train=of(data.train), validation=of(data.validation))
+        if not len(chosen.validation.pixels):  # of a rare label
+            chosen = chosen._replace(validation=chosen.train)
+        (scores,) = scores_after_training(chosen, hp, data.test.pixels)
+        known = normal(data.test)
+        yield f"label {label}", {name: (s[known], s[~known]) for name, s in scores.items()}
 
 
-def all_digits(data, hp, others):
-    """Trains on all digits, and scores what is none: no_digits, and `others`, {what: (n, X_n)}.
+def all_labels(data, hp, others):
+    """Trains on all images, and scores what is none of them: no_digits, and others (m, X_n).
 
-    Yields as one_digit does.
+    others: {what: (m, X_n)}. Yields as one_label does.
     """
+    note("training on all images")
     abnormal = no_digits(data.test) | others
-    images = data.test.pixels, *abnormal.values()
-    normal, *scores = scores_after_training_on(range(10), data, hp, *images)
+    normal, *scores = scores_after_training(data, hp, data.test.pixels, *abnormal.values())
     for what, scores in zip(abnormal, scores):
         yield what, {name: (normal[name], scores[name]) for name in SCORES}
 
 
 EXPERIMENTS = {
-    "one-normal": lambda data, hp, _: one_digit(data, hp, True),
-    "one-abnormal": lambda data, hp, _: one_digit(data, hp, False),
-    "no-digits": all_digits,
+    "one-normal": lambda data, hp, _: one_label(data, hp, True),
+    "one-abnormal": lambda data, hp, _: one_label(data, hp, False),
+    "no-digits": all_labels,
 }
 
 
 def no_digits(test):
-    """Images that are not what the digits of `test` (DataSet) are: {what: (n, X_n) bytes}."""
+    """Images that are not what those of `test` (DataSet) are: {what: (n, X_n)}."""
     n, X_n = test.pixels.shape
     return {
         "uniform noise": np.random.default_rng(0).integers(0, 256, (1000, X_n), np.uint8),
         "constant grey": np.repeat(np.arange(256, dtype=np.uint8)[:, None], X_n, axis=1),
-        "inverted digits": 255 - test.pixels,
-        "digits turned by 90 degrees": np.rot90(squares(test.pixels), axes=(1, 2)).reshape(n, X_n),
+        "inverted": (255 if test.pixels.dtype == np.uint8 else 1) - test.pixels,
+        "turned by 90 degrees": np.rot90(squares(test.pixels), axes=(1, 2)).reshape(n, X_n),
     }
 
 
@@ -1922,31 +2111,101 @@ def plot_roc(panels):
     return figure
 
 
+# ---- Export --------------------------------------------------------------------------------------
+
+
+def export(sess, g, folder, detector=None):
+    """Writes a SavedModel, for programs that have TensorFlow and not this module.
+
+    | signature   | inputs                         | outputs                                       |
+    |-------------|--------------------------------|-----------------------------------------------|
+    | encode      | images (n, X_n) float32, 0 to 1 | Z (n, Z_n)                                   |
+    | decode      | Z (n, Z_n) float32             | G (n, X_n)                                    |
+    | reconstruct | images                         | G (n, X_n); error (n,), the loss of each image |
+    | detect      | images                         | score (n,), float32; flag (n,), bool          |
+
+    The last is as the function detect, and only there when a Detector is given.
+    AutoEncoderError when the folder cannot be written, or is there already.
+    """
+    hp = g.hp
+    with g.X.graph.as_default():
+        weights = sess.run(tf.trainable_variables())
+    with tf.Graph().as_default() as graph:
+        X = inputs(hp)
+        Z = encode(X, hp)
+        G = decode(Z, hp)
+        values = dict(zip(tf.trainable_variables(), weights))
+        with tf.name_scope("error"):
+            error = tf.reduce_sum((G - X) ** 2, 1) / 2
+        signatures = {
+            "encode": ({"images": X}, {"Z": Z}),
+            "decode": ({"Z": Z}, {"G": G}),
+            "reconstruct": ({"images": X}, {"G": G, "error": error}),
+        }
+        if detector:
+            with tf.name_scope("score"):
+                codes = tf.Variable(tf.zeros(detector.codes.shape), name="codes")
+                values[codes] = detector.codes
+                _, distances = nearest_in_graph(Z, codes, min(5, len(detector.codes)))
+                score = error * (1 + tf.reduce_mean(distances, 1))
+                flag = score > detector.threshold
+            signatures["detect"] = ({"images": X}, {"score": score, "flag": flag})
+        saver = tf.train.Saver()
+    described = tf.MetaGraphDef().signature_def  # by hand, as its builders log that they are old
+    for name, signature in signatures.items():
+        described[name].method_name = tf.saved_model.PREDICT_METHOD_NAME
+        for infos, tensors in zip((described[name].inputs, described[name].outputs), signature):
+            for key, tensor in tensors.items():
+                infos[key].name, infos[key].dtype = tensor.name, tensor.dtype.as_datatype_enum
+                infos[key].tensor_shape.CopyFrom(tensor.shape.as_proto())
+    _new(folder)
+    with _session(graph) as new, whole(folder) as temporary, _writing(folder):
+        for variable, value in values.items():
+            new.run(variable.initializer, {variable.initializer.inputs[1]: value})
+        builder = tf.saved_model.Builder(str(temporary))
+        builder.add_meta_graph_and_variables(
+            new, [tf.saved_model.SERVING], dict(described), saver=saver
+        )
+        builder.save()
+
+
+def _new(path):
+    if os.path.lexists(path):
+        raise AutoEncoderError(f"{path} is there already: choose another output")
+
+
 # ---- Shell ---------------------------------------------------------------------------------------
 
 
 def train_command(args):
     """Trains the tutorial's autoencoder on MNIST, evaluates it on the test images, draws X | G, and
     writes its graph and losses for TensorBoard."""
-    hp, data = _hparams(args), read_data_sets(args.data_dir)
+    hp, data = _hparams_and_data(args)
     with only_process(args.logdir):
         checkpoint = newest_checkpoint(args.logdir) if args.resume else None
         if args.resume and not checkpoint:
+            torn = checkpoint_paths(args.logdir)  # a first one of which the .json is missing
+            if set(torn) - {1} or any(Path(f"{path}.json").exists() for path in torn.values()):
+                raise AutoEncoderError(
+                    f"no checkpoint in {args.logdir} is intact: to begin anew, leave out --resume"
+                )
             print(f"no checkpoint in {_shown(args.logdir)}: starting from the beginning")
         if checkpoint:
             hp = _hparams(args, kept=checkpoint.hp)
             _check_same(checkpoint, hp, data)
             if read_detector(checkpoint, args.logdir):
+                _delete_others(args.logdir, checkpoint.run)
                 print(f"the run in {_shown(args.logdir)} is complete: there is nothing to resume")
                 return
         g = build(hp)
         with start(g) as sess:
             train(sess, g, data, args.logdir, args.tensorboard, checkpoint)
-            evaluation = evaluate(sess, g, data.test.images)
+            evaluation = evaluate(sess, g, data.test.pixels)
             print(evaluation)
-            X, labels = data.test.images[:1000], data.test.labels[:1000]  # to have each digit
-            G = sess.run(g.G, {g.X: X})
-            _save(plot_reconstruction(X, G, labels), args.logdir / "reconstruction.png", "X | G")
+            X, labels = _part(data.test, 0, 1000)  # to have each digit
+            G = sess.run(g.G, {g.X: scaled(X)})
+            picture = plot_reconstruction(scaled(X), G, labels)
+            _save(picture, args.logdir / "reconstruction.png", "X | G")
             if args.tensorboard:
                 write_test(sess, g, data.test, evaluation, args.logdir)
             save_detector(detector(sess, g, data), args.logdir)  # the last: the run is complete
@@ -1959,15 +2218,15 @@ def evaluate_command(args):
     its end."""
     data = read_data_sets(args.data_dir)
     with load_model(args.logdir) as (sess, g, _):
-        print(evaluate(sess, g, data.test.images))
+        print(evaluate(sess, g, data.test.pixels))
 
 
 def compare_command(args):
     """Trains an autoencoder for each Z_n, and compares it on the test images with PCA of as many
     components: the score, and how many digits the 5 nearest codes of training images name."""
-    base = _hparams(args, "Z_n")
+    base, data = _hparams_and_data(args, "Z_n")
     hps = [dataclasses.replace(base, Z_n=Z_n) for Z_n in dict.fromkeys(args.Z_n)]
-    data = read_data_sets(args.data_dir)
+    _need_labels(data)
     comparisons = {}
     for hp in hps:
         print(f"Z_n: {hp.Z_n}")
@@ -1988,12 +2247,11 @@ def tune_command(args):
     """Searches for better hyperparameters: trains on training images, judges on validation images,
     and evaluates the best trial, and only that, on the test images. A search that was stopped goes
     on where it stopped."""
-    base = _hparams(args)
     space = {}
     for name, *values in args.vary:  # which may name it more than once
         space.setdefault(name, []).extend(map(_numbers, values))
     space = space or SPACE
-    data = read_data_sets(args.data_dir)
+    base, data = _hparams_and_data(args)
     if args.trial is not None:
         print(f"trial {args.trial}: ", end="")
         trial = run_trial(data, args.logdir, args.trial, base, space)
@@ -2009,14 +2267,13 @@ def anomaly_command(args):
     """Trains on normal images alone, once for each seed, and measures how well the network tells
     abnormal test images from normal ones: by the area under the ROC curve (AUROC), which is how
     often an abnormal image has the greater score."""
-    base = _hparams(args, "seed")
-    hps = [dataclasses.replace(base, seed=seed) for seed in args.seed]
     if args.experiment not in EXPERIMENTS:
         names = ", ".join(EXPERIMENTS)
         raise AutoEncoderError(f"there is no experiment {args.experiment}, only {names}")
     if args.other and args.experiment != "no-digits":
         raise AutoEncoderError("--other goes with --experiment no-digits")
-    data = read_data_sets(args.data_dir)
+    base, data = _hparams_and_data(args, "seed")
+    hps = [dataclasses.replace(base, seed=seed) for seed in args.seed]
     others = {f"other: {_shown(path)}": read_images(path, base.X_n)[0] for path in args.other}
     found, panels = {}, {name: {} for name in SCORES}
     for hp in hps:
@@ -2051,8 +2308,7 @@ def detect_command(args):
         chosen = dict(dataclasses.asdict(g.hp).items() - of_seed)
         chosen = ", ".join(f"{name} {_spaced(value)}" for name, value in sorted(chosen.items()))
         print(f"model: {_shown(args.logdir)}, {chosen or 'the hyperparameters of the tutorial'}")
-        images, names, how = read_images(args.images, g.hp.X_n)
-        print(f"images: {len(images)}, {how}")
+        images, names = _read_images(args.images, g)
         scores, flags = detect(sess, g, images, detector)
         order = np.argsort(-scores, kind="stable")
         rows, titles = {}, {}
@@ -2062,13 +2318,16 @@ def detect_command(args):
                 X = scaled(images[chosen])
                 rows |= {name: X, f"{name}: G": sess.run(g.G, {g.X: X})}
                 titles[name] = [f"{i}: {scores[i]:.3g}{' !' if flags[i] else ''}" for i in chosen]
-    table = [[i, f"{scores[i]:.9g}", f"{flags[i]:d}"] for i in range(len(scores))]
-    if names:
-        head, table = [*head, "file"], [[*row, name] for row, name in zip(table, names)]
-    lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows([head, *table])
-    write_whole(output, lines.getvalue().encode())
-    print(_table(head, *([i, f"{scores[i]:.4g}", *table[i][2:]] for i in order[:10])))
+
+    def row(i, digits):
+        return [i, f"{scores[i]:.{digits}g}", f"{flags[i]:d}", *([names[i]] if names else [])]
+
+    head += ["file"] if names else []
+    with whole(output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(head)
+        table.writerows(row(i, 9) for i in range(len(scores)))
+    print(_table(head, *(row(i, 4) for i in order[:10])))
     print(
         f"threshold: {detector.threshold:.4g}, exceeded by {detector.false_positive_rate:.1%} of "
         f"the validation images and {detector.measured:.1%} of the test images"
@@ -2078,9 +2337,114 @@ def detect_command(args):
     _save(plot_images(titles, **rows), output.with_name(f"{output.stem}.detect.png"), "picture")
 
 
+def encode_command(args):
+    """Writes Z of images, by the network that was trained in --logdir, as .npy: float32, (n, Z_n)."""
+    _check_output(args.output, ".npy")
+    with load_model(args.logdir) as (sess, g, _):
+        images, _ = _read_images(args.images, g)
+        _write_array(args.output, g.hp.Z_n, _run(sess, g.Z, g.X, images), len(images))
+    print(f"Z: {_shown(args.output)}, {len(images)} x {g.hp.Z_n}")
+
+
+def decode_command(args):
+    """Writes the images that the network that was trained in --logdir generates from Z, as .npy or
+    PNG."""
+    _check_output(args.output, ".npy", ".png", "")
+    with load_model(args.logdir) as (sess, g, _):
+        Z = _one_array(args.codes)
+        if Z.ndim != 2 or Z.shape[1] != g.hp.Z_n or Z.dtype.kind not in "buif" or not len(Z):
+            found = f"{Z.dtype}, {' x '.join(map(str, Z.shape))}"
+            raise AutoEncoderError(
+                f"{args.codes} is {found}: it must hold Z, n x {g.hp.Z_n} numbers"
+            )
+        if not np.isfinite(Z).all():
+            raise AutoEncoderError(f"{args.codes} holds values that are not finite")
+        _write_images(args.output, g.hp.X_n, _run(sess, g.G, g.Z, Z), len(Z))
+
+
+def reconstruct_command(args):
+    """Writes the images that the network that was trained in --logdir makes of images, as .npy or
+    PNG."""
+    _check_output(args.output, ".npy", ".png", "")
+    with load_model(args.logdir) as (sess, g, _):
+        images, names = _read_images(args.images, g)
+        _write_images(args.output, g.hp.X_n, _run(sess, g.G, g.X, images), len(images), names)
+
+
+def export_command(args):
+    """Writes the network that was trained in --logdir as a SavedModel, with the signatures encode,
+    decode, reconstruct and detect, for programs that have TensorFlow and not this module."""
+    _new(args.output)
+    with load_model(args.logdir) as (sess, g, detector):
+        export(sess, g, args.output, detector)
+    without = "" if detector else ", without detect, as it has no threshold yet"
+    print(f"SavedModel: {_shown(args.output)}{without}")
+
+
+def _run(sess, fetch, feed, rows):
+    """Yields what the graph makes of rows (n, m), a thousand at a time, in float32."""
+    for i in range(0, len(rows), 1000):
+        note(f"{100 * i // len(rows)}%")
+        yield sess.run(fetch, {feed: scaled(rows[i : i + 1000])})
+    note("")
+
+
+def _check_output(path, *kinds):
+    if path.suffix.lower() not in kinds:
+        names = " or ".join(kind or "a folder of PNGs" for kind in kinds)
+        raise AutoEncoderError(f"output must be {names}, not {path}")
+    _new(path)
+
+
+def _write_array(path, m, parts, n):
+    """Writes the parts, n rows of m together, as .npy."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (n, m)}
+    with whole(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.tobytes())
+
+
+def _write_images(path, X_n, parts, n, names=None):
+    """Writes the parts, n images together, to a .npy, a .png of one image, or a folder of PNGs."""
+    kind = path.suffix.lower()
+    if kind == ".npy":
+        _write_array(path, X_n, parts, n)
+    elif kind == ".png":
+        if n > 1:
+            raise AutoEncoderError(f"{path} can hold one image, not {n}: choose a folder or .npy")
+        write_whole(path, encode_pngs(squares(next(parts)))[0])
+    else:
+        names = names or [f"{i:0{len(str(n - 1))}d}.png" for i in range(n)]
+        with whole(path) as folder:
+            folder.mkdir()
+            left = iter(names)
+            for part in parts:
+                for png in encode_pngs(squares(part)):
+                    (folder / next(left)).write_bytes(png)
+    print(f"images: {_shown(path)}, {n}")
+
+
 def _begins(path, text):
     with open(path, "rb") as file:
         return file.read(len(text)) == text.encode()
+
+
+def _read_images(path, g):
+    images, names, how = read_images(path, g.hp.X_n)
+    print(f"images: {len(images)}, {how}")
+    return images, names
+
+
+def _hparams_and_data(args, *without):
+    """Hyperparameters, of which X_n is that of the data unless it was given; and DataSets."""
+    hp = _hparams(args, *without)  # what is wrong is said before the data are read
+    data = read_data_sets(args.data_dir)
+    parts, X_n = map(len, [part.pixels for part in data]), data.train.pixels.shape[1]
+    if args.data_dir != DATA_DIR:
+        size = " x ".join(map(str, squares(np.empty(X_n)).shape))
+        print("data: %d training, %d validation, %d test images" % tuple(parts), f"of {size}")
+    return hp if hasattr(args, "X_n") else dataclasses.replace(hp, X_n=X_n), data
 
 
 def _hparams(args, *without, kept=RECIPES["seed"]):
@@ -2113,8 +2477,14 @@ class Parser(argparse.ArgumentParser):
 def _parser():
     parser = Parser(prog="autoencoder.py")
     commands = parser.add_subparsers()
-    data_dir = "the four IDX files; those of MNIST are fetched if missing (default: MNIST_data)"
-    epilog = "Commands, each with its own --help: train, evaluate, compare, tune, anomaly, detect."
+    data_dir = (
+        "a folder of IDX files (those of MNIST are fetched if missing), of .npy or of PNGs; a .npz "
+        "or .npy (default: MNIST_data)"
+    )
+    epilog = (
+        "Commands, each with its own --help: train, evaluate, compare, tune, anomaly; and of the "
+        "network that was trained: detect, encode, decode, reconstruct, export."
+    )
 
     def add(name, run, prog=None, logdir=None, **several):
         """A command with the flags that all have; of the hyperparameters in `several`, it takes
@@ -2173,28 +2543,47 @@ def _parser():
     experiment.add_argument(
         "--other", type=Path, nargs="+", default=[], metavar="FILE_OR_FOLDER", help=other
     )
-    detect = commands.add_parser(
-        "detect", description=" ".join(detect_command.__doc__.split()), allow_abbrev=False
-    )
-    detect.set_defaults(run=detect_command)
+
+    def use(name, run, takes=None, output=None):
+        """A command that uses the network in --logdir on what it `takes`, and writes an output."""
+        description = " ".join(run.__doc__.split())
+        command = commands.add_parser(
+            name, description=description, epilog=epilog, allow_abbrev=False
+        )
+        command.set_defaults(run=run)
+        if takes:
+            argument, metavar, what = takes
+            command.add_argument(argument, type=Path, metavar=metavar, help=what)
+        trained = "the folder of the run that trained the network (default: logs/AutoEncoder)"
+        command.add_argument("--logdir", type=Path, default=LOGDIR, metavar="DIR", help=trained)
+        if output:
+            required = "default" not in output
+            command.add_argument(
+                "--output", type=Path, required=required, metavar="PATH", help=output
+            )
+        return command
+
     what = (
         "an IDX file (.gz or not), .npy or .npz of (n, 784) or (n, 28, 28), a PNG, or a folder of "
         "PNGs; white or grey on black, of the size and place of the images that were trained on"
     )
-    detect.add_argument("images", type=Path, metavar="FILE_OR_FOLDER", help=what)
-    trained = "the folder of the run that trained the network (default: logs/AutoEncoder)"
-    detect.add_argument("--logdir", type=Path, default=LOGDIR, metavar="DIR", help=trained)
-    evaluate = commands.add_parser(
-        "evaluate", description=" ".join(evaluate_command.__doc__.split()), allow_abbrev=False
+    images, codes = (
+        ("images", "FILE_OR_FOLDER", what),
+        ("codes", "FILE", ".npy or .npz of (n, Z_n)"),
     )
-    evaluate.set_defaults(run=evaluate_command)
-    evaluate.add_argument("--logdir", type=Path, default=LOGDIR, metavar="DIR", help=trained)
-    evaluate.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir)
-    output = (
+    to_images = "a .npy, a folder for PNGs, or a .png of one image; it must not be there yet"
+    use("evaluate", evaluate_command).add_argument(
+        "--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir
+    )
+    scores = (
         "the CSV file to write: index, score, flag, and file for PNGs; the picture goes beside it "
         "(default: scores.csv in --logdir)"
     )
-    detect.add_argument("--output", type=Path, metavar="FILE", help=output)
+    use("detect", detect_command, images, scores)
+    use("encode", encode_command, images, "the .npy to write; it must not be there yet")
+    use("decode", decode_command, codes, to_images)
+    use("reconstruct", reconstruct_command, images, to_images)
+    use("export", export_command, None, "the folder to write; it must not be there yet")
     search = add("tune", tune_command).add_argument_group("search")
     trials = "how many combinations to try, drawn by the seed (default: 20)"
     search.add_argument("--trials", type=_number, default=20, metavar="N", help=trials)
@@ -2248,13 +2637,20 @@ def main(argv=None):
         sys.stdout.flush()
         print(f"autoencoder.py: error: {e}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        goes_on = {"train": ": add --resume to go on", "tune": ": the same command goes on"}
-        print(f"autoencoder.py: interrupted{goes_on.get(argv[0], '')}", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        if __name__ == "__main__":
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process is ending
+        hints = {"train": "add --resume to go on"} | dict.fromkeys(
+            ("tune", "compare"), "the same command goes on"
+        )
+        hint = e.args[0] if e.args else hints.get(argv[0])
+        print(f"autoencoder.py: interrupted{f': {hint}' if hint else ''}", file=sys.stderr)
         return 130
-    except OSError as e:  # standard output is full or closed: nothing may be flushed to it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"autoencoder.py: error: {e.strerror}", file=sys.stderr)
+    except OSError as e:
+        where = f"{e.filename}: " if e.filename else ""
+        print(f"autoencoder.py: error: {where}{e.strerror}", file=sys.stderr)
+        if not where:  # standard output is full or closed: nothing may be flushed to it at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     return 0
 

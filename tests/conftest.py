@@ -49,11 +49,12 @@ def small_dir(tmp_path):
 
 
 def small_files(folder):
-    """Four small IDX files: 5,300 training images of 4 x 4 pixels and 100 test images."""
+    """Four small IDX files: 327 training images of 4 x 4 pixels (27 for validation), 100 for test."""
     rs = np.random.RandomState(0)
-    for part, n in (("train", 5300), ("t10k", 100)):
+    for part, n in (("train", 327), ("t10k", 100)):
         images = rs.randint(0, 256, (n, 4, 4), np.uint8)
         labels = rs.randint(0, 10, n).astype(np.uint8)
+        labels[:10] = np.arange(10)
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
         (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
     return folder

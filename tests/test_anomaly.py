@@ -98,12 +98,13 @@ def test_only_normal_images_are_learnt_from(small_hp, small_dir, monkeypatch):
     monkeypatch.setattr(ae, "train", watched)
     monkeypatch.setattr(ae, "compiled_steps", ae.fed_steps)  # twenty compilations take long
     data = ae.read_data_sets(small_dir)
+    rare = data._replace(validation=ae.DataSet(*(array[:9] for array in data.validation)))  # no 9
     hp = ae.dataclasses.replace(small_hp, batch_size=10)
-    for is_normal in (True, False):
+    for data, is_normal in ((rare, True), (data, False)):
         seen.clear()
-        for digit, (what, scores) in enumerate(ae.one_digit(data, hp, is_normal)):
+        for digit, (what, scores) in enumerate(ae.one_label(data, hp, is_normal)):
             normal = {digit} if is_normal else set(range(10)) - {digit}
-            assert what == f"digit {digit}"
+            assert what == f"label {digit}"
             assert seen[digit] == (normal, normal)
             expected = np.isin(data.test.labels, list(normal)).sum()
             assert {name: tuple(map(len, s)) for name, s in scores.items()} == {
@@ -155,9 +156,9 @@ def test_other_images_are_abnormal_too(small_dir, tmp_path):
 
 @pytest.mark.slow
 def test_zeros_are_told_from_other_digits(mnist):
-    scores = ae.scores_after_training_on([0], mnist, ae.RECIPES["tuned"], mnist.test.pixels)[0]
-    normal = mnist.test.labels == 0
-    areas = {name: ae.auroc(s[normal], s[~normal]) for name, s in scores.items()}
+    what, scores = next(ae.one_label(mnist, ae.RECIPES["tuned"], True))
+    assert what == "label 0"
+    areas = {name: ae.auroc(*scores[name]) for name in ae.SCORES}
     assert areas["error"] > 0.98 and areas["error x distance"] > 0.99
 
 
@@ -269,7 +270,7 @@ def test_the_threshold_is_of_validation_images(model):
         np.testing.assert_array_equal(
             detector.codes, sess.run(g.Z, {g.X: data.train.images[:10000]})
         )
-    assert 0.045 < shares[0] <= 0.05 == detector.false_positive_rate
+    assert 0.05 - 1 / 27 < shares[0] <= 0.05 == detector.false_positive_rate  # to one image of 27
     assert shares[1] == detector.measured
 
 

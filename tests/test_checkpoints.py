@@ -464,35 +464,45 @@ def test_resume_of_another_network_names_what_differs(stopped, data):
     )
     other = data.train.pixels.copy()
     other[17, 3] ^= 1
-    with pytest.raises(ae.AutoEncoderError, match="is of a run with other training images: "):
+    with pytest.raises(ae.AutoEncoderError, match="is of a run with other images: "):
         train = ae.DataSet(other, data.train.labels)
         Small().train(data._replace(train=train), stopped, checkpoint)
     assert files(stopped) == before
 
 
-def test_resume_of_nothing_begins_and_of_a_complete_run_says_so(data_dir, tmp_path):
+def test_resume_of_nothing_begins_and_of_a_complete_run_says_so(
+    data_dir, tmp_path, monkeypatch, capfd
+):
+    def main(*argv):
+        status = ae.main(list(map(str, argv)))
+        out, err = capfd.readouterr()
+        first, _, out = out.partition("\n")
+        assert first == "data: 300 training, 27 validation, 100 test images of 4 x 4"
+        return status, out, err
+
+    monkeypatch.chdir(tmp_path)
     job = [*SMALL, "--epoch_n", 2, "--data_dir", data_dir, "--logdir", "run", "--resume"]
-    begun = shell(*job, cwd=tmp_path)
-    assert (begun.returncode, begun.stderr) == (0, "")
-    assert begun.stdout.startswith("no checkpoint in run: starting from the beginning\n")
+    status, out, err = main(*job)
+    assert (status, err) == (0, "")
+    assert out.startswith("no checkpoint in run: starting from the beginning\n")
     before = files(tmp_path)
     bare = ["--data_dir", data_dir, "--logdir", "run", "--resume"]  # as the run's own flags were
-    for again in (shell(*job, cwd=tmp_path), shell(*bare, cwd=tmp_path)):
-        assert (again.returncode, again.stderr) == (0, "")
-        assert again.stdout == "the run in run is complete: there is nothing to resume\n"
+    for again in (job, bare):
+        said = "the run in run is complete: there is nothing to resume\n"
+        assert main(*again) == (0, said, "")
         assert files(tmp_path) == before
-    other = shell(*job, "--batch_size", 50, "--Z_n", 2, cwd=tmp_path)
-    assert (other.returncode, other.stdout) == (2, "")
+    status, out, err = main(*job, "--batch_size", 50, "--Z_n", 2)
+    assert (status, out) == (2, "")
     assert re.fullmatch(
         "autoencoder.py: error: run/checkpoints/autoencoder.ckpt-[0-9]+ is of a run with Z_n 3, "
         "not 2; batch_size 100, not 50: leave that out, or choose another logdir\n",
-        other.stderr,
+        err,
     )
     assert files(tmp_path) == before
     (tmp_path / "run" / "detector.npz").write_bytes(b"damaged")
-    mended = shell(*bare, cwd=tmp_path)
-    assert (mended.returncode, mended.stderr) == (0, "")
-    assert mended.stdout.startswith("run/detector.npz is damaged: it is not what was written\n")
+    status, out, err = main(*bare)
+    assert (status, err) == (0, "")
+    assert out.startswith("run/detector.npz is damaged: it is not what was written\n")
     before = {path: content for path, content in before.items() if "ckpt" not in path.name}
     now = files(tmp_path)
     again = ("events", "reconstruction")  # with another time, and another rounding

@@ -263,9 +263,9 @@ def test_evaluation_by_hand(small_hp):
 @pytest.mark.parametrize(
     "images, words",
     [
-        (np.zeros((0, 16), np.float32), "images must be float32 or float64, "),
-        (np.zeros((5, 16), np.uint8), "images must be float32 or float64, "),
-        (np.zeros((5, 4, 4), np.float32), "images must be float32 or float64, "),
+        (np.zeros((0, 16), np.float32), "images must be uint8 or float32 or float64, "),
+        (np.zeros((5, 16), np.int64), "images must be uint8 or float32 or float64, "),
+        (np.zeros((5, 4, 4), np.float32), "images must be uint8 or float32 or float64, "),
         (np.zeros((5, 25), np.float32), "X_n is 16, but the images have 25 pixels"),
     ],
 )
@@ -289,6 +289,7 @@ def test_the_score_is_the_tutorials_and_its_line(mnist):
     g = ae.build(ae.HParams())
     with ae.start(g) as sess:
         result = ae.evaluate(sess, g, mnist.test.images)
+        assert ae.evaluate(sess, g, mnist.test.pixels) == result
         seed_score = sess.run(g.loss, feed_dict={g.X: mnist.test.images}) / 100
     assert result.score == pytest.approx(seed_score, rel=1e-5)
     line = ae.Evaluation(486.233, 12, 784, 20)

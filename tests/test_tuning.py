@@ -75,7 +75,7 @@ def test_compare_in_the_shell(small_dir, tmp_path):
     run = shell("compare", *SMALL, "--Z_n", 5, 2, "--data_dir", small_dir, "--logdir", logdir)
     assert (run.returncode, run.stderr) == (0, "")
     *_, head, pca2, ae2, pca5, ae5, raw, picture, board = run.stdout.splitlines()
-    assert head.split() == "Z_n way score per image per pixel digits named".split()
+    assert head.split() == "Z_n way score per image per pixel labels named".split()
     rows = [line.split() for line in (pca2, ae2, pca5, ae5)]
     assert [row[:2] for row in rows] == [
         ["2", "PCA"], ["2", "autoencoder"], ["5", "PCA"], ["5", "autoencoder"],
