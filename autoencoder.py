@@ -446,7 +446,7 @@ def whole(path):
     try:
         if target.exists() and not target.is_file():  # a folder, a device
             raise OSError(0, "it is not a file")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         yield temporary
         os.replace(temporary, target)
     except BaseException as e:
@@ -1112,6 +1112,10 @@ class Run:
         self.newest, self.kept = checkpoint, []  # Checkpoints of this run, the newest last
         if checkpoint:
             _check_same(checkpoint, g.hp, data)
+            steps = math.ceil(len(data.train.pixels) / g.hp.batch_size)
+            if checkpoint.progress.steps >= steps:
+                done = f"step {checkpoint.progress.steps} of {steps}"
+                raise AutoEncoderError(f"{checkpoint.path} is damaged: {done}")
             restore(sess, g, checkpoint)
             step = f", step {checkpoint.progress.steps}" * (checkpoint.progress.steps > 0)
             print(f"resumed after epoch {len(checkpoint.progress.history)}{step}")
@@ -2162,6 +2166,7 @@ def export(sess, g, folder, detector=None):
     with _session(graph) as new, whole(folder) as temporary, _writing(folder):
         for variable, value in values.items():
             new.run(variable.initializer, {variable.initializer.inputs[1]: value})
+        temporary.mkdir()
         builder = tf.saved_model.Builder(str(temporary))
         builder.add_meta_graph_and_variables(
             new, [tf.saved_model.SERVING], dict(described), saver=saver

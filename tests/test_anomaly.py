@@ -6,13 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import ROOT, files, idx, shell, small_files, tried
+from conftest import ROOT, files, idx, png, shell, tried, write_kinds
 
 
 def ordered_pairs(normal, abnormal):
@@ -163,52 +162,6 @@ def test_zeros_are_told_from_other_digits(mnist):
 
 
 # ---- A user's own images ----
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A trained model of images of 4 x 4 pixels: its folder, and that of its data."""
-    data = small_files(tmp_path_factory.mktemp("data"))
-    logdir = tmp_path_factory.mktemp("logs") / "run"
-    size = ["--X_n", 16, "--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8, "--epoch_n", 1]
-    run = shell(*size, "--data_dir", data, "--logdir", logdir)
-    assert (run.returncode, run.stderr) == (0, "")
-    return logdir, data
-
-
-def png(path, pixels):
-    """A PNG file of 8 bits and no filter, by the format's description."""
-    height, width = pixels.shape[:2]
-    colour = 0 if pixels.ndim == 2 else {3: 2, 4: 6}[pixels.shape[2]]
-
-    def chunk(name, content):
-        checked = name + content
-        return len(content).to_bytes(4, "big") + checked + zlib.crc32(checked).to_bytes(4, "big")
-
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, colour, 0, 0, 0])
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-
-
-def write_kinds(folder, images):
-    """The same images (n, 4, 4), bytes, in files of every kind. -> their paths"""
-    folder.mkdir()
-    (folder / "a.idx3-ubyte").write_bytes(idx(images))
-    (folder / "a.gz").write_bytes(gzip.compress(idx(images)))
-    np.save(folder / "bytes.npy", images)
-    np.save(folder / "channel.npy", images[..., None])
-    np.save(folder / "flat.npy", images.reshape(len(images), -1).astype(np.int64))
-    np.save(folder / "floats.npy", images.astype(np.float64))
-    np.save(folder / "scaled.npy", images / 255)
-    np.savez(folder / "one.npz", anything=images)
-    rgb = np.repeat(images[..., None], 3, axis=-1)
-    opaque = np.full_like(rgb[..., :1], 255)
-    for name, image in (("pngs", images), ("rgb", rgb), ("rgba", np.append(rgb, opaque, axis=-1))):
-        (folder / name).mkdir()
-        for i, pixels in enumerate(image):
-            png(folder / name / f"{i:03d}.png", pixels)
-    return sorted(folder.iterdir())
 
 
 def scores_of(path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -138,11 +139,11 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on(unbroken, data_dir, tmp_
         if line.startswith("epoch: 7,"):
             run.send_signal(signal.SIGINT)
             break
-    _, error = run.communicate()
-    assert (run.returncode, error) == (
-        130,
-        "autoencoder.py: interrupted: add --resume to go on\n",
-    )
+    said = run.stderr.readline()
+    run.send_signal(signal.SIGINT)  # again, while the process ends
+    _, more = run.communicate()
+    expected = "autoencoder.py: interrupted: add --resume to go on\n"
+    assert (run.returncode, said, more) == (130, expected, "")
     resumed = shell(*job, "--resume")
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert hashes(tmp_path / "run") == hashes(unbroken)
@@ -285,8 +286,9 @@ def test_ctrl_c_in_the_first_epoch_keeps_an_earlier_run(data, tmp_path, monkeypa
         return lambda *a: os.kill(os.getpid(), signal.SIGINT) or steps(*a)
 
     monkeypatch.setattr(ae, "compiled_steps", interrupting)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupt:
         Small(seed=1).train(data, tmp_path)
+    assert interrupt.value.args == (("nothing of this run is kept",) if earlier else ())
     if earlier:
         assert files(tmp_path) == before
     else:
@@ -404,6 +406,9 @@ def test_a_tampered_description_is_refused_in_one_line(stopped, tmp_path, capsys
         {"hp": {k: hp[k] for k in list(hp)[1:]}}, {"history": 3}, {"history": [[1]]},
         {"history": [["a"] * 6]}, {"history": [[1e999] * 6]}, {"begun": None}, {"begun": [1]},
         {"begun": [{}, 1, 1]}, {"kind": "final"}, {"kind": []}, {"kind": {}}, {"run": "x"},
+        {"begun": [-5, 1.0, 1.0]}, {"begun": [5, math.nan, 1.0]}, {"begun": [5, -1.0, 1.0]},
+        {"history": good["history"][1:]}, {"history": good["history"][:1] * 3},
+        {"history": [[i, *good["history"][0][1:]] for i in range(1, 6)]},
         {"detector": 7}, {"sha256": []}, {"sha256": {}},
         {"sha256": {"../../etc/passwd": good["sha256"][f"{newest.name}.index"]}},
     ]  # fmt: skip
@@ -543,6 +548,65 @@ def test_detect_of_a_run_that_was_stopped(stopped, tmp_path, capfd):
     )
 
 
+def test_steps_that_the_epoch_has_not(stopped, data, tmp_path):
+    shutil.copytree(stopped, tmp_path / "run")
+    checkpoint = ae.newest_checkpoint(tmp_path / "run")
+    progress = checkpoint.progress._replace(steps=100)  # 300 images make 100 steps of 3
+    ae._describe(checkpoint._replace(progress=progress))
+    with pytest.raises(ae.AutoEncoderError, match=f"{checkpoint.path} is damaged: step 100 of 100"):
+        Small().train(data, tmp_path / "run", ae.newest_checkpoint(tmp_path / "run"))
+
+
+def test_where_no_checkpoint_is_intact_nothing_is_replaced(
+    unbroken, stopped, data_dir, tmp_path, capfd
+):
+    for i, earlier in enumerate((unbroken, stopped)):
+        logdir = tmp_path / f"{i}"
+        shutil.copytree(earlier, logdir)
+        for path in logdir.glob("checkpoints/*.json"):
+            path.write_bytes(b"damaged")
+        before = files(logdir)
+        told = f"autoencoder.py: error: no checkpoint in {logdir} is intact"
+        job = [*map(str, SMALL), "--data_dir", str(data_dir), "--resume"]
+        for command, more in (
+            (job, ": to begin anew, leave out --resume\n"),
+            (["evaluate", "--data_dir", str(data_dir)], "\n"),
+        ):
+            assert ae.main([*command, "--logdir", str(logdir)]) == 2
+            out, err = capfd.readouterr()
+            assert err == told + more
+            assert out.count("is damaged: ") == len(ae.checkpoint_paths(logdir))
+        assert files(logdir) == before
+
+
+def test_a_first_checkpoint_that_is_torn_is_no_checkpoint(stopped, data_dir, tmp_path, capfd):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    oldest = list(ae.checkpoint_paths(stopped).values())[-1]
+    values = oldest.with_name(f"{oldest.name}.data-00000-of-00001").read_bytes()
+    torn = tmp_path / "run" / "checkpoints" / "autoencoder.ckpt-1.data-00000-of-00001"
+    torn.write_bytes(values[:100])
+    job = [*map(str, SMALL), "--data_dir", str(data_dir), "--logdir", str(tmp_path / "run")]
+    assert ae.main([*job, "--epoch_n", "1", "--resume"]) == 0
+    assert "starting from the beginning\n" in capfd.readouterr().out
+    assert not torn.exists() and ae.newest_checkpoint(tmp_path / "run").kind == "final"
+
+
+def test_what_a_run_killed_in_its_first_epoch_left(unbroken, data_dir, tmp_path):
+    """Its event files beside those of a complete run go when that is resumed."""
+    logdir = tmp_path / "run"
+    shutil.copytree(unbroken, logdir)
+    before = files(logdir)
+    (name,) = [p.name for p in (logdir / "train").glob("events.*")]
+    for folder in ("train", "validation", ""):
+        run = ae.newest_checkpoint(logdir).run
+        (logdir / folder / name.replace(str(run), str(run + 1))).write_bytes(b"killed")
+    mine = logdir / "train" / "events.out.tfevents.mine"
+    mine.write_text("a file of the user's")
+    job = [*map(str, SMALL), "--data_dir", str(data_dir), "--logdir", str(logdir), "--resume"]
+    assert ae.main([*job, "--epoch_n", "60", "--batch_size", "10"]) == 0
+    assert files(logdir) == before | {mine: mine.read_bytes()}
+
+
 def test_two_processes_in_one_folder(stopped, data_dir, capfd):
     code = (
         "import sys, autoencoder as ae\n"
@@ -569,12 +633,11 @@ def test_two_processes_in_one_folder(stopped, data_dir, capfd):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(tmp_path, request):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True
-    )
+    size = f"size={getattr(request, 'param', '200k')}"
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], capture_output=True)
     if mount.returncode:
         pytest.skip("needs the right to mount a tmpfs")
     yield disk
@@ -590,6 +653,15 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(small_disk, data_
     kept = ae.newest_checkpoint(small_disk / "run")
     assert kept and str(kept.path) in run.stderr
     assert not [path for path in files(small_disk) if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("small_disk", ["4k"], indirect=True)
+def test_a_disk_that_is_full_from_the_start_is_one_line(small_disk, data_dir, capfd):
+    job = [*map(str, SMALL), "--data_dir", str(data_dir), "--logdir", str(small_disk / "run")]
+    assert ae.main(job) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("autoencoder.py: error: ") and error.count("\n") == 1
+    assert "No space left on device" in error
 
 
 def test_a_folder_that_is_deleted_is_one_line(data, tmp_path, monkeypatch):

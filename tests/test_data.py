@@ -4,14 +4,16 @@ import gzip
 import hashlib
 import http.server
 import json
+import re
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import ROOT, files, idx
+from conftest import ROOT, files, idx, png, score_of, shell, tried
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = ae.MNIST
 
@@ -203,3 +205,272 @@ def test_mnist_is_not_mixed_into_another_data_set(mirrors, small_dir):
     with pytest.raises(ae.AutoEncoderError, match="test labels are missing from"):
         ae.read_data_sets(small_dir)
     assert asked == []
+
+
+# ---- A user's own data ----
+
+
+def small_images(n, kind=np.uint8):
+    """n images of 4 x 4, each of another sum; and labels, the sum modulo 26."""
+    images = np.random.RandomState(0).randint(0, 256, (n, 4, 4)).astype(np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = np.arange(n) // 256, np.arange(n) % 256
+    return images.astype(kind), np.uint8(number_of(images.reshape(n, 16)) % 26)
+
+
+def number_of(pixels):
+    return 256 * pixels[:, 0].astype(int) + pixels[:, 1]
+
+
+def write_idx_set(folder, prefix, n, test_n, test="test"):
+    """IDX files with the names that EMNIST has."""
+    (images, labels), (test_images, test_labels) = small_images(n), small_images(test_n)
+    for part, x, y in (("train", images, labels), (test, test_images, test_labels)):
+        (folder / f"{prefix}{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(x)))
+        (folder / f"{prefix}{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(y)))
+
+
+def check_parts(data, sizes):
+    assert [len(part.pixels) for part in data] == sizes
+    for part in data:
+        assert part.pixels.shape[1] == 16
+        if part.labels is not None:  # they still belong together
+            assert np.array_equal(part.labels, number_of(part.pixels) % 26)
+
+
+def test_emnists_names_and_one_set_of_several(tmp_path):
+    write_idx_set(tmp_path, "emnist-letters-", 120, 30)
+    (tmp_path / "emnist-letters-mapping.txt").write_text("1 65 97")
+    check_parts(ae.read_data_sets(tmp_path), [110, 10, 30])
+    write_idx_set(tmp_path, "emnist-digits-", 240, 60)
+    with pytest.raises(
+        ae.AutoEncoderError, match="several data sets: name one, as .*emnist-letters"
+    ):
+        ae.read_data_sets(tmp_path)
+    check_parts(ae.read_data_sets(tmp_path / "emnist-letters"), [110, 10, 30])
+    check_parts(ae.read_data_sets(tmp_path / "emnist-digits"), [220, 20, 60])
+
+
+def test_labels_may_be_absent(tmp_path):
+    write_idx_set(tmp_path, "", 120, 30, "t10k")
+    labelled = ae.read_data_sets(tmp_path)
+    for path in tmp_path.glob("*labels*"):
+        path.unlink()
+    data = ae.read_data_sets(tmp_path, one_hot=True)
+    check_parts(data, [110, 10, 30])
+    assert [part.labels for part in data] == [None] * 3
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(data, labelled))
+
+
+@pytest.mark.parametrize("kind", ["idx", "labelled idx", "npy", "npz", "pngs"])
+def test_without_test_images_some_are_drawn(tmp_path, kind):
+    (images, labels), n = small_images(1000), 1000
+    path = tmp_path / "images.npy"
+    if "idx" in kind:
+        path = tmp_path
+        (path / "train-images-idx3-ubyte").write_bytes(idx(images))
+        if kind == "labelled idx":
+            (path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
+    elif kind == "npy":
+        np.save(path, images)
+    elif kind == "npz":
+        path = tmp_path / "images.npz"
+        np.savez_compressed(path, anything=images)
+    else:
+        path = tmp_path / "pngs"
+        path.mkdir()
+        for i, pixels in enumerate(images):
+            png(path / f"{i:04d}.png", pixels)
+    data, again = ae.read_data_sets(path), ae.read_data_sets(path)
+    check_parts(data, [n - 142 - 71, 71, 142])
+    assert (data.train.labels is None) == (kind != "labelled idx")
+    numbers = [number_of(part.pixels) for part in data]
+    assert sorted(np.concatenate(numbers)) == list(range(n))  # each image once
+    for drawn in numbers[1:]:  # from everywhere: they may be sorted by their kind
+        assert abs(drawn.mean() - n / 2) < 4 * n / 12**0.5 / len(drawn) ** 0.5
+        assert not np.array_equal(drawn, np.sort(drawn))
+    for a, b in zip(data, again):
+        assert np.array_equal(a.pixels, b.pixels)
+    if kind == "npy":  # in place
+        assert data.train.pixels.base is data.test.pixels.base is not None
+    before = np.load(path) if kind == "npy" else images
+    assert np.array_equal(before, images)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32, np.float64])
+def test_arrays_with_keras_names(tmp_path, kind, labelled):
+    (images, labels), (test_images, test_labels) = small_images(120, kind), small_images(30, kind)
+    scale = 255 if kind == np.float32 else 1
+    arrays = {"x_train": images / scale if scale > 1 else images, "x_test": test_images[..., None]}
+    arrays["x_test"] = arrays["x_test"] / scale if scale > 1 else arrays["x_test"]
+    if labelled:
+        arrays |= {"y_train": labels.astype(np.int64), "y_test": test_labels[:, None]}
+    np.savez(tmp_path / "set.npz", **arrays)
+    (tmp_path / "folder").mkdir()
+    for name, array in arrays.items():
+        np.save(tmp_path / "folder" / f"{name}.npy", array)
+    for path in (tmp_path / "set.npz", tmp_path / "folder"):
+        data = ae.read_data_sets(path)
+        assert data.train.pixels.dtype == (
+            np.uint8 if np.issubdtype(kind, np.integer) else np.float32
+        )
+        expected = images.reshape(120, 16) / 255
+        np.testing.assert_allclose(data.validation.images, expected[:10], rtol=1e-6)
+        np.testing.assert_allclose(data.train.images, expected[10:], rtol=1e-6)
+        np.testing.assert_allclose(data.test.images, test_images.reshape(30, 16) / 255, rtol=1e-6)
+        if labelled:
+            assert np.array_equal(data.train.labels, labels[10:])
+            assert np.array_equal(data.test.labels, test_labels)
+        else:
+            assert data.train.labels is data.test.labels is None
+
+
+IMAGES, LABELS = small_images(60)
+FAULTY = {
+    "nothing": ({}, "must hold one array, or x_train, not none"),
+    "other names": ({"a": IMAGES, "b": IMAGES}, "must hold one array, or x_train, not a, b"),
+    "labels alone": ({"y_train": LABELS, "y_test": LABELS}, "or x_train, not y_t"),
+    "no test labels": (
+        {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES}, "test labels are missing from"),
+    "no test images": (
+        {"x_train": IMAGES, "y_train": LABELS, "y_test": LABELS}, "test images are missing from"),
+    "no training labels": (
+        {"x_train": IMAGES, "x_test": IMAGES, "y_test": LABELS}, "training labels are missing from"),
+    "too few labels": (
+        {"x_train": IMAGES, "y_train": LABELS[1:]}, "holds 60 images, but .*: y_train 59 labels"),
+    "labels that are none": ({"x_train": IMAGES, "y_train": LABELS / 2}, "must hold a whole number"),
+    "one-hot labels": ({"x_train": IMAGES, "y_train": np.eye(60)}, "must hold a whole number"),
+    "other sizes": ({"x_train": IMAGES, "x_test": IMAGES[:, :2, :2]}, "images of different sizes"),
+    "colour": ({"x_train": np.zeros((9, 4, 4, 3))}, "is 9 x 4 x 4 x 3: it must hold images of one sq"),
+    "not square": ({"x_train": IMAGES.reshape(60, 2, 8)}, "is 60 x 2 x 8: "),
+    "out of range": ({"x_train": IMAGES + 256.0}, "holds values from 256 to "),
+    "too few": ({"x_train": IMAGES[:6]}, "validation_size is 0, but .* holds 6 images"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind, fault",
+    # An empty folder is no fault: MNIST is fetched into it.
+    [("npz", fault) for fault in FAULTY] + [("folder", fault) for fault in list(FAULTY)[1:]],
+)
+def test_faulty_arrays_are_one_line(tmp_path, kind, fault):
+    arrays, words = FAULTY[fault]
+    path = tmp_path / "set.npz"
+    if kind == "npz":
+        np.savez(path, **arrays)
+    else:
+        path = tmp_path / "folder"
+        path.mkdir()
+        for name, array in arrays.items():
+            np.save(path / f"{name}.npy", array)
+    before = files(tmp_path)
+    with pytest.raises(ae.AutoEncoderError, match=words) as error:
+        ae.read_data_sets(path)
+    tried["bad inputs refused"] += 1
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert files(tmp_path) == before
+
+
+def test_pngs_of_different_sizes_and_a_folder_of_other_things(tmp_path):
+    png(tmp_path / "a.png", IMAGES[0])
+    png(tmp_path / "b.png", IMAGES[0, :2, :2])
+    with pytest.raises(ae.AutoEncoderError, match="b.png is 2 x 2: it must hold images of 4 x 4"):
+        ae.read_data_sets(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "photo.jpg").write_bytes(b"mine")
+    with pytest.raises(ae.AutoEncoderError, match="photos holds no PNG files"):
+        ae.read_data_sets(tmp_path / "photos")
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["photo.jpg"]
+
+
+def test_a_folder_that_is_not_there_is_not_made(mirrors, tmp_path):
+    with pytest.raises(ae.AutoEncoderError, match="there is no .*fashon: make this folder, and MN"):
+        ae.read_data_sets(tmp_path / "fashon")
+    assert not (tmp_path / "fashon").exists() and mirrors[1] == []
+
+
+@pytest.mark.parametrize("kind", ["npy", "keras", "pngs", "unlabelled idx", "emnist"])
+def test_own_data_train_and_are_screened(tmp_path, capfd, kind):
+    images, labels = small_images(600)
+    path = tmp_path / "data"
+    path.mkdir()
+    if kind == "npy":
+        np.save(path / "images.npy", images)  # one array in a folder
+    elif kind == "keras":
+        path = tmp_path / "data.npz"
+        arrays = {
+            "x_train": images / 255,
+            "y_train": labels,
+            "x_test": images / 255,
+            "y_test": labels,
+        }
+        np.savez(path, **arrays)
+    elif kind == "pngs":
+        for i, pixels in enumerate(images):
+            png(path / f"{i}.png", pixels)
+    else:
+        write_idx_set(path, "emnist-letters-", 600, 100)
+        if kind == "emnist":
+            write_idx_set(path, "emnist-digits-", 600, 100)
+            path = path / "emnist-letters"
+        else:
+            for labels_path in path.glob("*labels*"):
+                labels_path.unlink()
+    net = [
+        "--enc_n",
+        "8",
+        "--Z_n",
+        "3",
+        "--dec_n",
+        "8",
+        "--epoch_n",
+        "2",
+        "--Z_activation",
+        "linear",
+    ]
+    folders = ["--data_dir", str(path), "--logdir", str(tmp_path / "run")]
+    before = files(tmp_path)
+    assert ae.main([*net, *folders]) == 0
+    out, err = capfd.readouterr()
+    sizes = {"keras": "550 training, 50 validation, 600", "npy": "473 training, 42 validation, 85"}
+    sizes["pngs"], idx_sizes = sizes["npy"], "550 training, 50 validation, 100"
+    assert err == "" and out.startswith(
+        f"data: {sizes.get(kind, idx_sizes)} test images of 4 x 4\n"
+    )
+    assert ae.newest_checkpoint(tmp_path / "run").hp.X_n == 16
+    test_score = re.search("^score: .*$", out, re.M)[0]
+    assert ae.main(["evaluate", *folders]) == 0
+    assert test_score in capfd.readouterr().out
+    np.save(tmp_path / "screened.npy", images)
+    assert ae.main(["detect", str(tmp_path / "screened.npy"), *folders[2:]]) == 0
+    labelled = kind in ("keras", "emnist")
+    head = (tmp_path / "run" / "test" / "labels.tsv").read_text().splitlines()[0]
+    assert head == ("label\tloss" if labelled else "image\tloss")
+    assert {path: (path.read_bytes()) for path in before} == before
+    if not labelled:
+        for command in (["compare"], ["anomaly"], ["anomaly", "--experiment", "one-abnormal"]):
+            capfd.readouterr()
+            assert ae.main([*command, *net, *folders[:2], "--logdir", str(tmp_path / "no")]) == 2
+            said = "autoencoder.py: error: the images have no labels, and this needs them\n"
+            assert capfd.readouterr().err == said
+        assert not (tmp_path / "no").exists()
+
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION.exists(), reason="needs Debian's package dataset-fashion-mnist")
+def test_fashion_mnist_by_its_own_files(tmp_path):
+    before = files(FASHION)
+    data = ae.read_data_sets(FASHION)
+    assert [part.pixels.shape for part in data] == [(55000, 784), (5000, 784), (10000, 784)]
+    labels = [part.labels for part in data]
+    assert np.bincount(np.concatenate(labels[:2])).tolist() == [6000] * 10
+    assert np.bincount(labels[2]).tolist() == [1000] * 10
+    run = shell("--data_dir", FASHION, "--logdir", tmp_path / "run", "--epoch_n", 2)
+    assert (run.returncode, run.stderr) == (0, "")
+    mean = data.train.images.mean(axis=0, dtype=np.float64)
+    of_mean = ((data.test.images - mean) ** 2).sum() / 2 / 100
+    assert score_of(run.stdout) < of_mean / 3
+    assert files(FASHION) == before

@@ -136,6 +136,13 @@ def test_a_closed_pipe_and_a_full_disk_are_one_line(target, tmp_path):
     assert list((tmp_path / "run").rglob("*.*")) == []
 
 
+@pytest.mark.parametrize("closed, status, said", [(">&-", 2, 1), ("2>&-", 2, 0)])
+def test_a_closed_stdout_or_stderr_is_no_traceback(tmp_path, closed, status, said):
+    job = f"{sys.executable} {ROOT / 'autoencoder.py'} evaluate --logdir {tmp_path}"
+    run = subprocess.run(["bash", "-c", f"{job} {closed}"], capture_output=True, text=True)
+    assert (run.returncode, run.stderr.count("\n"), run.stdout) == (status, said, "")
+
+
 def test_help_names_every_hyperparameter_and_its_default(capfd):
     run = shell("--help")
     assert (run.returncode, run.stderr) == (0, "")
