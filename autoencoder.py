@@ -221,6 +221,11 @@ def scaled(pixels):
     return np.multiply(pixels, BYTE, dtype=np.float32) if pixels.dtype == np.uint8 else pixels
 
 
+def as_bytes(images):
+    """Floats in [0, 1] as bytes."""
+    return np.uint8(np.round(255 * images))
+
+
 class DataSets(NamedTuple):
     train: DataSet
     validation: DataSet
@@ -538,7 +543,7 @@ def _read_png(path, X_n):
         if (image[..., :1] != image[..., :3]).any():
             raise AutoEncoderError(f"{path} is in colour: it must be greyscale")
         image = image[..., 0]
-    return np.uint8(np.round(255 * _flat(image[None], path, X_n, image.shape)))
+    return as_bytes(_flat(image[None], path, X_n, image.shape))
 
 
 def _flat(array, path, X_n=None, shape=None):
@@ -1663,7 +1668,7 @@ def _epoch_writer(sess, g, data, of_train, of_validation, of_run, earlier):
             values = dict(zip(w, sess.run(weights)))
             values[Z], G = sess.run(g.Z, {g.X: many}), sess.run(g.G, {g.X: few})
             both = np.vstack([np.hstack(squares(images)) for images in (few, G)])
-            values[rows] = np.uint8(np.round(255 * both))[None, :, :, None]
+            values[rows] = as_bytes(both)[None, :, :, None]
             of_weights, of_images = summarize.run([learnt, seen], values)
             write_scalars(epoch)
             for writer, summary in ((of_train, of_weights), (of_validation, of_images)):
@@ -1741,7 +1746,7 @@ def write_test(sess, g, test, evaluation, logdir):
 
 def thumbnails(X):
     """The images X (n, X_n) in rows of one square sheet, dark on light: a PNG, as bytes."""
-    images = squares(1 - X)
+    images = squares(as_bytes(1 - X))
     n, height, width = images.shape
     columns = math.ceil(math.sqrt(n))
     sheet = np.pad(images, ((0, columns**2 - n), (0, 0), (0, 0)))
@@ -1750,12 +1755,12 @@ def thumbnails(X):
 
 
 def encode_pngs(images):
-    """Images (n, height, width) in [0, 1] as greyscale PNGs, n of bytes."""
+    """Images (n, height, width), uint8, as greyscale PNGs, n of bytes."""
     with tf.Graph().as_default() as graph:
-        pixels = tf.constant(np.uint8(np.round(255 * images))[..., None])
+        pixels = tf.placeholder(tf.uint8, [None, None, None, 1])
         pngs = tf.map_fn(tf.io.encode_png, pixels, fn_output_signature=tf.string)
     with _session(graph) as sess:
-        return sess.run(pngs)
+        return sess.run(pngs, {pixels: images[..., None]})
 
 
 # ---- Tuning --------------------------------------------------------------------------------------
@@ -2418,14 +2423,14 @@ def _write_images(path, X_n, parts, n, names=None):
     elif kind == ".png":
         if n > 1:
             raise AutoEncoderError(f"{path} can hold one image, not {n}: choose a folder or .npy")
-        write_whole(path, encode_pngs(squares(next(parts)))[0])
+        write_whole(path, encode_pngs(squares(as_bytes(next(parts))))[0])
     else:
         names = names or [f"{i:0{len(str(n - 1))}d}.png" for i in range(n)]
         with whole(path) as folder:
             folder.mkdir()
             left = iter(names)
             for part in parts:
-                for png in encode_pngs(squares(part)):
+                for png in encode_pngs(squares(as_bytes(part))):
                     (folder / next(left)).write_bytes(png)
     print(f"images: {_shown(path)}, {n}")
 
