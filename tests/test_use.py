@@ -167,6 +167,18 @@ def test_somebody_elses_program_has_the_sessions_answers(exported, tmp_path):
         check(found[name], expected)
 
 
+def test_readmes_program_for_others_runs_as_it_stands(exported, tmp_path):
+    folder, answers = exported
+    text = (ROOT / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(import numpy as np\n.*?)```", text, re.S)
+    (tmp_path / "digits").symlink_to(folder / "saved")
+    (tmp_path / "images.npy").symlink_to(folder / "X.npy")
+    said = elsewhere(sys.executable, "-I", "-c", program, cwd=tmp_path)
+    assert said.startswith("(1000, 20) (1000, 784) [")
+    first = float(re.search(r"\[ *([0-9.e+-]+)", said)[1])
+    assert first == pytest.approx(answers["score"][0], rel=1e-3)
+
+
 def test_tensorflows_own_tool_shows_and_runs_it(exported, tmp_path):
     folder, answers = exported
     tool = [Path(sys.executable).with_name("saved_model_cli")]
@@ -222,7 +234,10 @@ def test_readmes_example_runs_as_it_stands(tmp_path):
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"^score: \d", done.stdout, re.M) and "of 10000" in done.stdout
+    assert (
+        re.search(r"^score: \d", done.stdout, re.M)
+        and " of 10000 test images are unlike" in done.stdout
+    )
 
 
 LARGE = """
