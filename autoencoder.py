@@ -316,7 +316,7 @@ ARRAYS = {
     "x_test": "test images",
     "y_test": "test labels",
 }
-IDX_NAME = r"(.*?)(train|t10k|test)-(images[-.]idx3|labels[-.]idx1)-ubyte(\.gz)?"
+IDX_NAME = r"(.*?)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz)?"
 
 
 def _read_parts(path):
@@ -348,16 +348,16 @@ def _idx_paths(path):
     for file in sorted(folder.glob("*-ubyte*")):  # x before x.gz
         match = re.fullmatch(IDX_NAME, file.name)
         if match and only in (None, match[1]):
-            name = f"{'xy'[match[3][0] == 'l']}_{'train' if match[2] == 'train' else 'test'}"
-            sets.setdefault(match[1], {}).setdefault(name, file)
+            kind, part = "x" if match[3] == "images" else "y", match[2].replace("t10k", "test")
+            sets.setdefault(match[1], {}).setdefault(f"{kind}_{part}", file)
     if len(sets) > 1:
         names = [prefix.rstrip("-") for prefix in sorted(sets)]
         raise AutoEncoderError(f"{path} holds several data sets: name one, as {path / names[-1]}")
     paths = next(iter(sets.values()), {})
-    if not sets:
+    if not sets and path != DATA_DIR:
         if not path.exists():
             raise AutoEncoderError(f"there is no {path}: make this folder, and MNIST is fetched")
-        if path != DATA_DIR and not (path.is_dir() and not any(path.iterdir())):
+        if not path.is_dir() or any(path.iterdir()):
             return {}
     mnist = dict(zip(ARRAYS, MNIST))
     # MNIST's labels beside the images of another data set would be worse than an error.
