@@ -2126,12 +2126,12 @@ def plot_roc(panels):
 def export(sess, g, folder, detector=None):
     """Writes a SavedModel, for programs that have TensorFlow and not this module.
 
-    | signature   | inputs                         | outputs                                       |
-    |-------------|--------------------------------|-----------------------------------------------|
-    | encode      | images (n, X_n) float32, 0 to 1 | Z (n, Z_n)                                   |
-    | decode      | Z (n, Z_n) float32             | G (n, X_n)                                    |
-    | reconstruct | images                         | G (n, X_n); error (n,), the loss of each image |
-    | detect      | images                         | score (n,), float32; flag (n,), bool          |
+    | signature   | inputs                           | outputs                                        |
+    |-------------|----------------------------------|------------------------------------------------|
+    | encode      | images (n, X_n), float32, 0 to 1 | Z (n, Z_n)                                     |
+    | decode      | Z (n, Z_n), float32              | G (n, X_n)                                     |
+    | reconstruct | images                           | G (n, X_n); error (n,), the loss of each image |
+    | detect      | images                           | score (n,), float32; flag (n,), bool           |
 
     The last is as the function detect, and only there when a Detector is given.
     AutoEncoderError when the folder cannot be written, or is there already.
@@ -2367,6 +2367,8 @@ def decode_command(args):
             raise AutoEncoderError(
                 f"{args.codes} is {found}: it must hold Z, n x {g.hp.Z_n} numbers"
             )
+        with np.errstate(over="ignore"):  # of float64: it is then infinite
+            Z = np.float32(Z)
         if not np.isfinite(Z).all():
             raise AutoEncoderError(f"{args.codes} holds values that are not finite")
         _write_images(args.output, g.hp.X_n, _run(sess, g.G, g.Z, Z), len(Z))

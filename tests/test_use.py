@@ -62,6 +62,18 @@ def test_decoding_codes_is_reconstructing(model, tmp_path):
     np.testing.assert_array_equal(one, pngs["0007.png"])
 
 
+def test_codes_of_every_kind_of_number(model, tmp_path):
+    Z = np.random.RandomState(0).randint(0, 9, (7, 3))
+    for kind in (np.uint8, np.int64, np.float16, np.float64):
+        np.save(tmp_path / "Z.npy", Z.astype(kind))
+        output = tmp_path / f"{np.dtype(kind)}.npy"
+        assert run("decode", tmp_path / "Z.npy", "--logdir", model[0], "--output", output) == 0
+    with ae.load_model(model[0]) as (sess, g, _):
+        G = sess.run(g.G, {g.Z: Z})
+    for output in set(tmp_path.iterdir()) - {tmp_path / "Z.npy"}:
+        np.testing.assert_array_equal(np.load(output), G)
+
+
 def test_reconstructions_have_the_names_of_their_images(model, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("b.png", "a a.PNG"):
@@ -95,7 +107,7 @@ def test_bad_input_is_one_line_and_status_2(model, tmp_path, capfd, arguments):
     names = {"dir": tmp_path} | {k: tmp_path / f"{k}.npy" for k in ("X", "Z", "nan", "words")}
     np.save(names["X"], np.zeros((5, 16)))
     np.save(names["Z"], np.zeros((2, 3)))
-    np.save(names["nan"], np.full((2, 3), np.nan))
+    np.save(names["nan"], np.full((2, 3), 1e300))  # infinite in float32
     np.save(names["words"], np.full((2, 3), "a"))
     before = files(tmp_path) | files(model[0])
     argv = [word.format(**names) for word in arguments.split()]
