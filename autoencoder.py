@@ -1378,11 +1378,10 @@ def nearest_of(codes, k):
 
 def nearest_in_graph(asked, codes, k):
     """asked: (n, m), codes: (l, m) -> indices (n, k), squares of distances (n, k)"""
-    # What two squares leave of a squared distance, negative and halved, so that top_k serves.
+    # Negative and halved, so that top_k serves; and rounded, so the distances are taken again.
     nearness = tf.matmul(asked, codes, transpose_b=True) - tf.reduce_sum(codes**2, 1) / 2
-    top = tf.math.top_k(nearness, k)
-    squares = tf.maximum(tf.reduce_sum(asked**2, 1, keepdims=True) - 2 * top.values, 0)
-    return top.indices, squares
+    indices = tf.math.top_k(nearness, k).indices
+    return indices, tf.reduce_sum((tf.gather(codes, indices) - asked[:, None]) ** 2, 2)
 
 
 def comparison_table(comparisons, raw_accuracy):
