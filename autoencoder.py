@@ -26,6 +26,11 @@ minibatch, so that it means the same whatever batch_size is.
 As a script: python autoencoder.py --help
 """
 
+import signal
+
+if __name__ == "__main__":  # until main(), Ctrl-C just ends the process
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import contextlib
 import csv
@@ -42,7 +47,6 @@ import platform
 import re
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -96,7 +100,6 @@ def note(text):
 if __name__ == "__main__":
     sys.stdout = sys.stdout or open(os.devnull, "w")  # None where it is closed
     sys.stderr = sys.stderr or open(os.devnull, "w")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main(), Ctrl-C just ends the process
     note("loading TensorFlow ...")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
 with without_noise():
@@ -262,6 +265,11 @@ def read_data_sets(data_dir=DATA_DIR, one_hot=False, validation_size=None):
     drawn = 0 if test else min(10_000, n // 7)
     if validation_size is None:
         validation_size = min(5000, n // 12) if test else drawn // 2
+        if not validation_size:
+            least = 12 if test else 14
+            raise AutoEncoderError(
+                f"{names['x_train']} holds {n} images: at least {least} are needed"
+            )
     if not 0 < validation_size < n - drawn:
         raise AutoEncoderError(
             f"validation_size is {validation_size}, but {names['x_train']} holds {n} images"
@@ -327,6 +335,8 @@ def _read_parts(path):
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     files = [file for file in files if file.suffix.lower() in (".npy", ".npz")]
     if not files:
+        if path.is_dir() and not any(p.suffix.lower() == ".png" for p in path.iterdir()):
+            raise AutoEncoderError(f"{path} holds no images: no IDX files, no .npy, .npz or .png")
         return {"x_train": read_images(path)[0]}, {"x_train": path}
     read = {name: array for file in files for name, array in _arrays(file).items()}
     if len(read) == 1:
@@ -343,22 +353,24 @@ def _read_parts(path):
 
 def _idx_paths(path):
     """{name of ARRAYS: path} of the IDX files in a folder; those of MNIST are fetched if missing."""
-    folder, only = (path, None) if path.is_dir() else (path.parent, f"{path.name}-")
-    sets = {}
+    folder, sets = path if path.is_dir() else path.parent, {}
     for file in sorted(folder.glob("*-ubyte*")):  # x before x.gz
-        match = re.fullmatch(IDX_NAME, file.name)
-        if match and only in (None, match[1]):
+        if match := re.fullmatch(IDX_NAME, file.name):
             kind, part = "x" if match[3] == "images" else "y", match[2].replace("t10k", "test")
-            sets.setdefault(match[1], {}).setdefault(f"{kind}_{part}", file)
-    if len(sets) > 1:
-        names = [prefix.rstrip("-") for prefix in sorted(sets)]
-        raise AutoEncoderError(f"{path} holds several data sets: name one, as {path / names[-1]}")
-    paths = next(iter(sets.values()), {})
-    if not sets and path != DATA_DIR:
-        if not path.exists():
-            raise AutoEncoderError(f"there is no {path}: make this folder, and MNIST is fetched")
-        if not path.is_dir() or any(path.iterdir()):
-            return {}
+            sets.setdefault(match[1].rstrip("-"), {}).setdefault(f"{kind}_{part}", file)
+    if folder == path:
+        if len(sets) > 1:
+            raise AutoEncoderError(
+                f"{path} holds several data sets: name one, as {path / max(sets)}"
+            )
+        paths = next(iter(sets.values()), {})
+    else:
+        paths = sets.get(path.name, {})
+        if not paths and not path.exists() and path != DATA_DIR:
+            others = ", ".join(filter(None, sets))
+            raise AutoEncoderError(f"there is no {path}{f', only {others}' if others else ''}")
+    if not paths and path != DATA_DIR and not (path.is_dir() and not any(path.iterdir())):
+        return {}
     mnist = dict(zip(ARRAYS, MNIST))
     # MNIST's labels beside the images of another data set would be worse than an error.
     if len(paths) < 4 and all(_is_mnist(_unpacked(p), mnist[name]) for name, p in paths.items()):
@@ -488,11 +500,11 @@ def read_images(path, X_n=None):
     path = Path(path)
     if path.is_dir():
         seen = [p for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith(".")]
-        paths = [p for p in seen if p.suffix.lower() == ".png"]
+        paths = [p for p in seen if p.suffix.lower() == ".png" and not p.name.endswith(PICTURED)]
         if not paths:
             raise AutoEncoderError(f"{path} holds no PNG files")
         others = len(seen) - len(paths)
-        how = f"values 0 to 255; files left out, as they are no PNG: {others}"
+        how = f"values 0 to 255; other files left out: {others}"
         images = np.empty((len(paths), _read_png(paths[0], X_n).size), np.uint8)
         for i, p in enumerate(paths):
             if i % 1000 == 0:
@@ -507,6 +519,9 @@ def read_images(path, X_n=None):
         return _flat(read_idx(path, 3), path, X_n), None, "values 0 to 255"
     images, values = _in_range(_flat(_one_array(path), path, X_n), path)
     return images, None, f"values {values}"
+
+
+PICTURED = ".detect.png"  # what detect draws has such a name: no image to read, in a folder
 
 
 def _one_array(path):
@@ -548,6 +563,8 @@ def _read_png(path, X_n):
 
 def _flat(array, path, X_n=None, shape=None):
     """(n, X_n) of (n, X_n), (n, height, width) or (n, height, width, 1)."""
+    if X_n and array.shape == squares(np.empty(X_n)).shape != (1, X_n):
+        array = array[None]  # a single image
     _, *size = array.shape or (0,)
     size = size[:2] if size[2:] == [1] else size
     pixels = math.prod(size)
@@ -712,6 +729,14 @@ def _session(graph, as_drawn=False):
         return tf.Session(graph=graph, config=config)
 
 
+def in_thousands(sess, fetches, feed, rows):
+    """Yields what sess.run(fetches) answers when the rows (n, m) are fed, a thousand at a time."""
+    for i in range(0, len(rows), 1000):
+        note(f"{100 * i // len(rows)}%")
+        yield sess.run(fetches, {feed: scaled(rows[i : i + 1000])})
+    note("")
+
+
 # ---- Training ------------------------------------------------------------------------------------
 
 
@@ -747,7 +772,9 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=None):
     hp, n = g.hp, len(data.train.pixels)
     _check(data.train.pixels, hp, np.uint8, np.float32)
     if hp.batch_size > n:
-        raise AutoEncoderError(f"batch_size is {hp.batch_size}, but there are {n} training images")
+        raise AutoEncoderError(
+            f"batch_size is {hp.batch_size}, but there are {n} training images: choose a smaller one"
+        )
     with only_process(logdir):
         earlier = logdir is not None and bool(checkpoint_paths(logdir))
         run = Run(sess, g, data, logdir, resume)
@@ -1218,19 +1245,23 @@ def _sha256_of(data):
     return hashed.hexdigest()
 
 
+OTHER_IMAGES = "other images"
+
+
 def _differ(checkpoint, hp, data):
     """What of a Checkpoint is not of these hyperparameters and training images, in words."""
     kept, now = dataclasses.asdict(checkpoint.hp), dataclasses.asdict(hp)
     differ = [f"{k} {_spaced(kept[k])}, not {_spaced(now[k])}" for k in now if kept[k] != now[k]]
     if checkpoint.data != _sha256_of(data):
-        differ.append("other images")
+        differ.append(OTHER_IMAGES)
     return "; ".join(differ)
 
 
 def _check_same(checkpoint, hp, data):
     if differ := _differ(checkpoint, hp, data):
+        change = "give its data_dir" if differ.endswith(OTHER_IMAGES) else "leave that out"
         raise AutoEncoderError(
-            f"{checkpoint.path} is of a run with {differ}: leave that out, or choose another logdir"
+            f"{checkpoint.path} is of a run with {differ}: {change}, or choose another logdir"
         )
 
 
@@ -1717,14 +1748,13 @@ def write_test(sess, g, test, evaluation, logdir):
     test: DataSet; evaluation: evaluate(...) of its images.
     """
     pixels, labels = _part(test, 0, 10000)
-    X = scaled(pixels)
-    name, labels = ("image", range(len(X))) if labels is None else ("label", _numbered(labels))
-    Z, G = sess.run([g.Z, g.G], {g.X: X})
-    losses = np.square(G - X).sum(axis=1) / 2
-    table = io.BytesIO()
-    np.savetxt(table, Z, "%.5g", "\t")
+    name, labels = ("image", range(len(pixels))) if labels is None else ("label", _numbered(labels))
+    table, losses = io.BytesIO(), []
+    for X, Z, G in in_thousands(sess, [g.X, g.Z, g.G], g.X, pixels):
+        np.savetxt(table, Z, "%.5g", "\t")
+        losses.extend(np.square(G - X).sum(axis=1) / 2)
     lines = [f"{name}\tloss", *(f"{label}\t{loss:.4g}" for label, loss in zip(labels, losses))]
-    height, width = squares(X).shape[1:]
+    height, width = squares(pixels).shape[1:]
     config = projector.ProjectorConfig()
     of_Z = config.embeddings.add(tensor_name="Z", tensor_path="Z.tsv", metadata_path="labels.tsv")
     of_Z.sprite.image_path = "thumbnails.png"
@@ -1732,7 +1762,7 @@ def write_test(sess, g, test, evaluation, logdir):
     contents = {
         "Z.tsv": table.getvalue(),
         "labels.tsv": "\n".join(lines).encode(),
-        "thumbnails.png": thumbnails(X),
+        "thumbnails.png": thumbnails(pixels),
         "projector_config.pbtxt": str(config).encode(),  # after the files that it names
     }
     folder, earlier = Path(logdir, "test"), _written(logdir, ["test"])
@@ -1743,9 +1773,9 @@ def write_test(sess, g, test, evaluation, logdir):
     _delete(path for path in earlier if path.name not in PROJECTOR)
 
 
-def thumbnails(X):
-    """The images X (n, X_n) in rows of one square sheet, dark on light: a PNG, as bytes."""
-    images = squares(as_bytes(1 - X))
+def thumbnails(images):
+    """The images (n, X_n) in rows of one square sheet, dark on light: a PNG, as bytes."""
+    images = squares(255 - (images if images.dtype == np.uint8 else as_bytes(images)))
     n, height, width = images.shape
     columns = math.ceil(math.sqrt(n))
     sheet = np.pad(images, ((0, columns**2 - n), (0, 0), (0, 0)))
@@ -1930,17 +1960,13 @@ def anomaly_score(sess, g, images, codes):
     too; the 1 is for a network whose latents are all dead. A thousand images at a time.
     """
     _check(images, g.hp, np.uint8, np.float32, np.float64)
-    scores = {name: np.empty(len(images)) for name in SCORES}
+    errors, factors = [], []
     with nearest_of(codes, 5) as nearest:
-        for i in range(0, len(images), 1000):
-            note(f"anomaly scores: {100 * i // len(images)}%")
-            X, part = scaled(images[i : i + 1000]), slice(i, i + 1000)
-            Z, G = sess.run([g.Z, g.G], {g.X: X})
-            _, squares = nearest(Z)
-            scores["error"][part] = np.square(G - X).sum(axis=1) / 2
-            scores["error x distance"][part] = scores["error"][part] * (1 + squares.mean(axis=1))
-    note("")
-    return scores
+        for X, Z, G in in_thousands(sess, [g.X, g.Z, g.G], g.X, images):
+            errors.append(np.square(G - X).sum(axis=1) / 2)
+            factors.append(1 + nearest(Z)[1].mean(axis=1))
+    error = np.concatenate(errors).astype(np.float64)
+    return dict(zip(SCORES, (error, error * np.concatenate(factors))))
 
 
 def normal_codes(sess, g, train):
@@ -1996,9 +2022,9 @@ def save_detector(detector, logdir):
 
 
 @contextlib.contextmanager
-def load_model(logdir):
+def load_model(logdir, data=None):
     """Yields session, Graph and Detector of the run in `logdir`, the latter None if there is none
-    yet, or it is damaged."""
+    yet, or it is damaged; says if DataSets are not those that it was trained on."""
     checkpoint = newest_checkpoint(logdir, otherwise="best")
     if not checkpoint:
         if checkpoint_paths(logdir):
@@ -2014,6 +2040,8 @@ def load_model(logdir):
         if checkpoint.kind == "state":
             epochs = f"{len(checkpoint.progress.history)} of {g.hp.epoch_n} epochs"
             print(f"the run in {_shown(logdir)} is not complete: this is after {epochs}")
+        if data and checkpoint.data != _sha256_of(data):
+            print(f"the run in {_shown(logdir)} was trained on other images than these")
         yield sess, g, read_detector(checkpoint, logdir)
 
 
@@ -2225,8 +2253,8 @@ def train_command(args):
 def evaluate_command(args):
     """Evaluates the network that was trained in --logdir on the test images, as training does at
     its end."""
-    data = read_data_sets(args.data_dir)
-    with load_model(args.logdir) as (sess, g, _):
+    data = _read_data(args)
+    with load_model(args.logdir, data) as (sess, g, _):
         print(evaluate(sess, g, data.test.pixels))
 
 
@@ -2305,13 +2333,20 @@ def detect_command(args):
     """Scores images by how abnormal they are to the network that was trained in --logdir, prints
     the most abnormal, writes all scores as CSV, and draws the most and the least abnormal."""
     output, head = args.output or args.logdir / "scores.csv", ["index", "score", "flag"]
-    if output.exists() and not (output.is_file() and _begins(output, ",".join(head))):
-        raise AutoEncoderError(f"{output} is there and holds no scores: choose another output")
+    picture = output.with_name(f"{output.stem}{PICTURED}") if output.name else output
+    for path, what, mark in (
+        (output, "scores", ",".join(head)),
+        (picture, "picture of them", DRAWN),
+    ):
+        if path.exists() and not (path.is_file() and _in_its_beginning(path, mark)):
+            raise AutoEncoderError(f"{path} is there and holds no {what}: choose another output")
+    if output.suffix.lower() != ".csv":
+        raise AutoEncoderError(f"output must be .csv, not {output}")
     with load_model(args.logdir) as (sess, g, detector):
         if detector is None:
             raise AutoEncoderError(
                 f"the run in {args.logdir} has no threshold yet: python autoencoder.py --resume "
-                f"--logdir {shlex.quote(str(args.logdir))} makes one"
+                f"--logdir {shlex.quote(str(args.logdir))}, with the run's data_dir, makes one"
             )
         of_seed = dataclasses.asdict(RECIPES["seed"]).items()
         chosen = dict(dataclasses.asdict(g.hp).items() - of_seed)
@@ -2338,12 +2373,16 @@ def detect_command(args):
         table.writerows(row(i, 9) for i in range(len(scores)))
     print(_table(head, *(row(i, 4) for i in order[:10])))
     print(
-        f"threshold: {detector.threshold:.4g}, exceeded by {detector.false_positive_rate:.1%} of "
-        f"the validation images and {detector.measured:.1%} of the test images"
+        f"threshold: {detector.threshold:.4g}, exceeded by at most "
+        f"{detector.false_positive_rate:.1%} of the validation images and by "
+        f"{detector.measured:.1%} of the test images"
     )
     print(f"flagged: {flags.sum()} of {len(flags)}")
     print(f"scores: {_shown(output)}")
-    _save(plot_images(titles, **rows), output.with_name(f"{output.stem}.detect.png"), "picture")
+    _save(plot_images(titles, **rows), picture, "picture", {"Title": DRAWN})
+
+
+DRAWN = "autoencoder.py detect"  # a PNG that says so in its beginning may be drawn again
 
 
 def encode_command(args):
@@ -2351,7 +2390,7 @@ def encode_command(args):
     _check_output(args.output, ".npy")
     with load_model(args.logdir) as (sess, g, _):
         images, _ = _read_images(args.images, g)
-        _write_array(args.output, g.hp.Z_n, _run(sess, g.Z, g.X, images), len(images))
+        _write_array(args.output, g.hp.Z_n, in_thousands(sess, g.Z, g.X, images), len(images))
     print(f"Z: {_shown(args.output)}, {len(images)} x {g.hp.Z_n}")
 
 
@@ -2370,7 +2409,7 @@ def decode_command(args):
             Z = np.float32(Z)
         if not np.isfinite(Z).all():
             raise AutoEncoderError(f"{args.codes} holds values that are not finite")
-        _write_images(args.output, g.hp.X_n, _run(sess, g.G, g.Z, Z), len(Z))
+        _write_images(args.output, g.hp.X_n, in_thousands(sess, g.G, g.Z, Z), len(Z))
 
 
 def reconstruct_command(args):
@@ -2379,7 +2418,9 @@ def reconstruct_command(args):
     _check_output(args.output, ".npy", ".png", "")
     with load_model(args.logdir) as (sess, g, _):
         images, names = _read_images(args.images, g)
-        _write_images(args.output, g.hp.X_n, _run(sess, g.G, g.X, images), len(images), names)
+        _write_images(
+            args.output, g.hp.X_n, in_thousands(sess, g.G, g.X, images), len(images), names
+        )
 
 
 def export_command(args):
@@ -2390,14 +2431,6 @@ def export_command(args):
         export(sess, g, args.output, detector)
     without = "" if detector else ", without detect, as it has no threshold yet"
     print(f"SavedModel: {_shown(args.output)}{without}")
-
-
-def _run(sess, fetch, feed, rows):
-    """Yields what the graph makes of rows (n, m), a thousand at a time, in float32."""
-    for i in range(0, len(rows), 1000):
-        note(f"{100 * i // len(rows)}%")
-        yield sess.run(fetch, {feed: scaled(rows[i : i + 1000])})
-    note("")
 
 
 def _check_output(path, *kinds):
@@ -2436,9 +2469,9 @@ def _write_images(path, X_n, parts, n, names=None):
     print(f"images: {_shown(path)}, {n}")
 
 
-def _begins(path, text):
+def _in_its_beginning(path, text):
     with open(path, "rb") as file:
-        return file.read(len(text)) == text.encode()
+        return text.encode() in file.read(200)
 
 
 def _read_images(path, g):
@@ -2450,12 +2483,18 @@ def _read_images(path, g):
 def _hparams_and_data(args, *without):
     """Hyperparameters, of which X_n is that of the data unless it was given; and DataSets."""
     hp = _hparams(args, *without)  # what is wrong is said before the data are read
-    data = read_data_sets(args.data_dir)
-    parts, X_n = map(len, [part.pixels for part in data]), data.train.pixels.shape[1]
-    if args.data_dir != DATA_DIR:
-        size = " x ".join(map(str, squares(np.empty(X_n)).shape))
-        print("data: %d training, %d validation, %d test images" % tuple(parts), f"of {size}")
+    data = _read_data(args)
+    X_n = data.train.pixels.shape[1]
     return hp if hasattr(args, "X_n") else dataclasses.replace(hp, X_n=X_n), data
+
+
+def _read_data(args):
+    data = read_data_sets(args.data_dir)
+    if args.data_dir != DATA_DIR:
+        counts = tuple(len(part.pixels) for part in data)
+        size = " x ".join(map(str, squares(data.test.pixels).shape[1:]))
+        print("data: %d training, %d validation, %d test images" % counts, f"of {size}")
+    return data
 
 
 def _hparams(args, *without, kept=RECIPES["seed"]):
@@ -2468,9 +2507,9 @@ def _hparams(args, *without, kept=RECIPES["seed"]):
     return dataclasses.replace(RECIPES.get(args.recipe, kept), **given)
 
 
-def _save(figure, path, what):
+def _save(figure, path, what, metadata=None):
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=100)
+    figure.savefig(picture, dpi=100, metadata=metadata)
     write_whole(path, picture.getvalue())
     print(f"{what}: {_shown(path)}")
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from conftest import PEAK
+
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (10_000, 100_000, 1_000_000)
 
@@ -31,11 +33,11 @@ def images(n):
 
 def measured(*arguments):
     """Runs the script. -> seconds, MiB at its peak"""
-    code = (
-        "import resource, runpy, sys\n"
+    code = PEAK + (
+        "import runpy, sys\n"
         "sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "finally: print(peak())"
     )
     command = [sys.executable, "-c", code, ROOT / "autoencoder.py", *arguments]
     begin = time.perf_counter()

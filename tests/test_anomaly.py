@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import ROOT, files, idx, png, shell, tried, write_kinds
+from conftest import PEAK, ROOT, files, idx, png, shell, tried, write_kinds
 
 
 def ordered_pairs(normal, abnormal):
@@ -73,17 +73,17 @@ def test_scores_are_plain_numpys(small_hp):
 
 
 def test_scores_take_no_more_memory_for_more_images():
-    code = (
-        "import resource, sys, numpy as np, autoencoder as ae\n"
+    code = PEAK + (
+        "import numpy as np, autoencoder as ae\n"
         "g = ae.build(ae.HParams())\n"
         "row, codes = np.arange(784, dtype=np.uint8), np.zeros((5000, 20), np.float32)\n"
         "with ae.start(g) as sess:\n"
         "    for n in (10_000, 110_000):\n"
         "        ae.anomaly_score(sess, g, np.broadcast_to(row, (n, 784)), codes)\n"
-        "        print('MiB:', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+        "        print('MiB:', peak())\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    few, many = map(int, re.findall("MiB: ([0-9]+)", run.stdout))
+    few, many = map(float, re.findall("MiB: ([0-9.]+)", run.stdout))
     assert many - few < 30  # 100,000 images as float32 would be 299, the scores alone are 1
 
 
@@ -236,12 +236,12 @@ def test_a_folder_of_other_things_too(model, tmp_path, capsys):
     folder.mkdir()
     for i in range(15):
         png(folder / f"{i}, a comma.PNG", np.full((4, 4), 17 * i, np.uint8))
-    for name in (".hidden.png", ".DS_Store", "readme.txt", "photo.jpg"):
+    for name in (".hidden.png", ".DS_Store", "readme.txt", "photo.jpg", "scores.detect.png"):
         (folder / name).write_bytes(b"none of ours")
     (folder / "folder.png").mkdir()
     assert ae.main(["detect", str(folder), "--logdir", str(logdir), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    left_out = "values 0 to 255; files left out, as they are no PNG: 2"
+    left_out = "values 0 to 255; other files left out: 3"
     assert f"\nimages: 15, {left_out}\n" in printed
     with open(output, newline="") as file:
         head, *rows = csv.reader(file)
@@ -289,6 +289,39 @@ def test_output_overwrites_nothing_but_scores(model, tmp_path, capfd, what):
         "choose another output\n"
     )
     assert files(tmp_path) | files(logdir) == before
+
+
+def test_a_picture_of_the_users_own_is_kept(model, tmp_path, capfd):
+    png(tmp_path / "image.png", np.zeros((4, 4), np.uint8))
+    command = ["detect", str(tmp_path), "--logdir", str(model[0])]
+    output = ["--output", str(tmp_path / "mine.csv")]
+    for content in (b"precious", (tmp_path / "image.png").read_bytes()):
+        (tmp_path / "mine.detect.png").write_bytes(content)
+        before = files(tmp_path)
+        assert ae.main([*command, *output]) == 2
+        tried["bad inputs refused"] += 1
+        assert "mine.detect.png is there and holds no picture of them: " in capfd.readouterr().err
+        assert files(tmp_path) == before
+    (tmp_path / "mine.detect.png").unlink()
+    for _ in range(2):  # the second time, with the first one's files beside the images
+        assert ae.main([*command, *output]) == 0
+        assert "\nimages: 1, " in capfd.readouterr().out
+    assert ae.main([*command, "--output", str(tmp_path / "scores.txt")]) == 2
+    assert "output must be .csv, not " in capfd.readouterr().err
+
+
+def test_a_score_is_the_same_alone_and_among_others(mnist, main_job):
+    images = mnist.test.pixels[:300]
+    with ae.load_model(main_job.logdir) as (sess, g, detector):
+        together, _ = ae.detect(sess, g, images, detector)
+        alone = [ae.detect(sess, g, images[i : i + 1], detector)[0][0] for i in range(300)]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+def test_a_single_image_without_its_one(model, tmp_path, capfd):
+    np.save(tmp_path / "one.npy", np.full((4, 4), 9, np.uint8))
+    assert ae.main(["detect", str(tmp_path / "one.npy"), "--logdir", str(model[0])]) == 0
+    assert "\nimages: 1, " in capfd.readouterr().out
 
 
 def test_output_through_a_symbolic_link(model, tmp_path):

@@ -469,7 +469,9 @@ def test_resume_of_another_network_names_what_differs(stopped, data):
     )
     other = data.train.pixels.copy()
     other[17, 3] ^= 1
-    with pytest.raises(ae.AutoEncoderError, match="is of a run with other images: "):
+    with pytest.raises(
+        ae.AutoEncoderError, match="is of a run with other images: give its data_dir, or "
+    ):
         train = ae.DataSet(other, data.train.labels)
         Small().train(data._replace(train=train), stopped, checkpoint)
     assert files(stopped) == before
@@ -517,7 +519,9 @@ def test_resume_of_nothing_begins_and_of_a_complete_run_says_so(
 def test_evaluate_takes_the_checkpoint(unbroken, stopped, data_dir, data, tmp_path, capfd):
     def evaluated(logdir):
         status = ae.main(["evaluate", "--logdir", str(logdir), "--data_dir", str(data_dir)])
-        return status, *capfd.readouterr()
+        out, err = capfd.readouterr()
+        assert out.startswith("data: 300 training, 27 validation, 100 test images of 4 x 4\n")
+        return status, out.split("\n", 1)[1], err
 
     assert evaluated(tmp_path) == (
         2,
@@ -544,7 +548,7 @@ def test_detect_of_a_run_that_was_stopped(stopped, tmp_path, capfd):
     assert ae.main(["detect", str(tmp_path / "images.npy"), "--logdir", str(stopped)]) == 2
     assert capfd.readouterr().err == (
         f"autoencoder.py: error: the run in {stopped} has no threshold yet: python autoencoder.py "
-        f"--resume --logdir {stopped} makes one\n"
+        f"--resume --logdir {stopped}, with the run's data_dir, makes one\n"
     )
 
 

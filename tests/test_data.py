@@ -248,6 +248,10 @@ def test_emnists_names_and_one_set_of_several(tmp_path):
         ae.read_data_sets(tmp_path)
     check_parts(ae.read_data_sets(tmp_path / "emnist-letters"), [110, 10, 30])
     check_parts(ae.read_data_sets(tmp_path / "emnist-digits"), [220, 20, 60])
+    with pytest.raises(
+        ae.AutoEncoderError, match="no .*leters, only emnist-digits, emnist-letters$"
+    ):
+        ae.read_data_sets(tmp_path / "emnist-leters")
 
 
 def test_labels_may_be_absent(tmp_path):
@@ -344,7 +348,7 @@ FAULTY = {
     "colour": ({"x_train": np.zeros((9, 4, 4, 3))}, "is 9 x 4 x 4 x 3: it must hold images of one sq"),
     "not square": ({"x_train": IMAGES.reshape(60, 2, 8)}, "is 60 x 2 x 8: "),
     "out of range": ({"x_train": IMAGES + 256.0}, "holds values from 256 to "),
-    "too few": ({"x_train": IMAGES[:6]}, "validation_size is 0, but .* holds 6 images"),
+    "too few": ({"x_train": IMAGES[:6]}, "holds 6 images: at least 14 are needed"),
 }  # fmt: skip
 
 
@@ -378,13 +382,13 @@ def test_pngs_of_different_sizes_and_a_folder_of_other_things(tmp_path):
         ae.read_data_sets(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "photo.jpg").write_bytes(b"mine")
-    with pytest.raises(ae.AutoEncoderError, match="photos holds no PNG files"):
+    with pytest.raises(ae.AutoEncoderError, match="photos holds no images: no IDX files, no .npy"):
         ae.read_data_sets(tmp_path / "photos")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["photo.jpg"]
 
 
 def test_a_folder_that_is_not_there_is_not_made(mirrors, tmp_path):
-    with pytest.raises(ae.AutoEncoderError, match="there is no .*fashon: make this folder, and MN"):
+    with pytest.raises(ae.AutoEncoderError, match="there is no .*fashon$"):
         ae.read_data_sets(tmp_path / "fashon")
     assert not (tmp_path / "fashon").exists() and mirrors[1] == []
 
@@ -440,7 +444,12 @@ def test_own_data_train_and_are_screened(tmp_path, capfd, kind):
     assert ae.newest_checkpoint(tmp_path / "run").hp.X_n == 16
     test_score = re.search("^score: .*$", out, re.M)[0]
     assert ae.main(["evaluate", *folders]) == 0
-    assert test_score in capfd.readouterr().out
+    evaluated = capfd.readouterr().out
+    assert test_score in evaluated and "other images" not in evaluated
+    other = tmp_path / "other.npy"
+    np.save(other, images[::-1])
+    assert ae.main(["evaluate", "--data_dir", str(other), *folders[2:]]) == 0
+    assert "run was trained on other images than these\n" in capfd.readouterr().out
     np.save(tmp_path / "screened.npy", images)
     assert ae.main(["detect", str(tmp_path / "screened.npy"), *folders[2:]]) == 0
     labelled = kind in ("keras", "emnist")

@@ -1,8 +1,10 @@
 """`python autoencoder.py`, as its users run it."""
 
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -96,7 +98,7 @@ BAD = {
     "tune --logdir {file}": "{file}/trial-000 is not a folder to write to: Not a directory",
     "--learning_rate 1e39": "learning_rate must be a number above 0, at most 1e+38, not 1e+39",
     "--data_dir {file}": "{file} is not an IDX file of images: it begins with 6d696e65, not 00000803",
-    "--batch_size 55001": "batch_size is 55001, but there are 55000 training images",
+    "--batch_size 55001": "batch_size is 55001, but there are 55000 training images: choose a smaller one",
     "--X_n 785": "X_n is 785, but the images have 784 pixels",
     "--logdir {file}": "{file} is not a folder to write to: File exists",
     "--logdir /proc/logs": "/proc/logs is not a folder to write to: No such file or directory",
@@ -134,6 +136,15 @@ def test_a_closed_pipe_and_a_full_disk_are_one_line(target, tmp_path):
         "autoencoder.py: error: (Broken pipe|No space left on device)\n", run.stderr
     )
     assert list((tmp_path / "run").rglob("*.*")) == []
+
+
+def test_ctrl_c_before_it_begins_says_nothing():
+    command = [sys.executable, str(ROOT / "autoencoder.py")]
+    for seconds in (0.3, 1.0):
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(seconds)
+        run.send_signal(signal.SIGINT)
+        assert run.communicate() == ("", "") and run.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize("closed, status, said", [(">&-", 2, 1), ("2>&-", 2, 0)])
