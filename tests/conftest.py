@@ -133,14 +133,6 @@ def score_of(stdout):
     return float(re.search(r"^score: ([0-9.]+) .* of 20 latents", stdout, re.MULTILINE)[1])
 
 
-# Of a child process; its ru_maxrss would be no less than that of the tests themselves.
-PEAK = """
-def peak():
-    with open("/proc/self/status") as status:
-        return int(status.read().split("VmHWM:")[1].split()[0]) / 1024  # MiB
-"""
-
-
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import PEAK, ROOT, files, idx, png, shell, tried, write_kinds
+from conftest import ROOT, files, idx, png, shell, tried, write_kinds
+from scale import PEAK
 
 
 def ordered_pairs(normal, abnormal):

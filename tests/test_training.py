@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import PEAK, ROOT, files
+from conftest import ROOT, files
+from scale import PEAK
 
 tf = ae.tf
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import PEAK, ROOT, files, png, shell, tried, write_kinds
+from conftest import ROOT, files, png, shell, tried, write_kinds
+from scale import PEAK
 
 # ---- encode, decode, reconstruct ----
 
