@@ -1971,7 +1971,7 @@ def anomaly_score(sess, g, images, codes):
 
 def normal_codes(sess, g, train):
     """Z of the first 10,000 images of `train` (DataSet), which are as good as all. -> (n, Z_n)"""
-    return sess.run(g.Z, {g.X: scaled(train.pixels[:10000])})
+    return np.concatenate(list(in_thousands(sess, g.Z, g.X, train.pixels[:10000])))
 
 
 def fit_threshold(scores, false_positive_rate=0.05):
