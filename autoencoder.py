@@ -3,7 +3,8 @@
     read_data_sets -> inputs -> encode -> decode -> l2_loss -> training     (together: build)
                    -> start -> train -> evaluate -> plot_reconstruction
 
-and what the tutorial asks for and leaves out: compare (with PCA), tune, detect (what is abnormal).
+and what the tutorial asks for and leaves out: compare (with PCA), tune, detect (what is abnormal);
+and export, for programs without this module.
 
 | symbol     | shape          | description                                                  |
 |------------|----------------|--------------------------------------------------------------|
@@ -2215,8 +2216,8 @@ def _new(path):
 
 
 def train_command(args):
-    """Trains the tutorial's autoencoder on MNIST, evaluates it on the test images, draws X | G, and
-    writes its graph and losses for TensorBoard."""
+    """Trains the tutorial's autoencoder on MNIST, or on images of your own, evaluates it on the test
+    images, draws X | G, and writes its graph and losses for TensorBoard."""
     hp, data = _hparams_and_data(args)
     with only_process(args.logdir):
         checkpoint = newest_checkpoint(args.logdir) if args.resume else None
