@@ -276,7 +276,7 @@ print(json.dumps([epoch.seconds / n, (time.process_time() - begin) / n, 2**20 * 
 @pytest.mark.slow
 def test_memory_and_time_of_many_images(tmp_path):
     measured = []
-    for n in (20_000, 120_000):
+    for n in (20_000, 220_000):
         np.save(
             tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (n, 784), np.uint8)
         )
@@ -287,6 +287,6 @@ def test_memory_and_time_of_many_images(tmp_path):
     few, many = measured
     for a, b in zip(few[:2], many[:2]):
         assert b < 2 * a  # seconds an image, of training and of screening
-    more = 784 * 100_000
-    assert 0.8 * more < many[2] - few[2] < 1.1 * more + 2e7  # nothing is held twice
-    assert (few[3], many[3]) == (20_000 - 2857 - 1428, 120_000 - 15_000)
+    more = 784 * 200_000
+    assert 0.8 * more < many[2] - few[2] < 1.5 * more  # once, not twice
+    assert (few[3], many[3]) == (20_000 - 2857 - 1428, 220_000 - 15_000)
