@@ -300,9 +300,12 @@ class Page:
         self.wait(still)
 
     def click(self, selector, text=None, event="click"):
+        """Waits for an element that is enabled, and clicks it."""
+
         def clicked():
             for element in self.find(selector):
-                if text in (None, " ".join(element.get_attribute("textContent").split())):
+                named = text in (None, " ".join(element.get_attribute("textContent").split()))
+                if named and element.get_attribute("disabled") is None:
                     event_of_js = f"new MouseEvent('{event}', {{bubbles: true}})"
                     self.driver.execute_script(
                         f"arguments[0].dispatchEvent({event_of_js})", element
