@@ -1086,7 +1086,7 @@ def to_resume(logdir, hp, data):
     """The newest intact Checkpoint in a folder if it is of a run with these hyperparameters and
     training images, or None."""
     checkpoint = newest_checkpoint(logdir)
-    return checkpoint if checkpoint and not _differ(checkpoint, hp, data) else None
+    return checkpoint if checkpoint and not _differ(checkpoint, hp, _sha256_of(data)) else None
 
 
 def checkpoint_files(path):
@@ -1144,7 +1144,7 @@ class Run:
         self.data = _sha256_of(data) if logdir else ""
         self.newest, self.kept = checkpoint, []  # Checkpoints of this run, the newest last
         if checkpoint:
-            _check_same(checkpoint, g.hp, data)
+            _check_same(checkpoint, g.hp, self.data)
             steps = math.ceil(len(data.train.pixels) / g.hp.batch_size)
             if checkpoint.progress.steps >= steps:
                 done = f"step {checkpoint.progress.steps} of {steps}"
@@ -1250,10 +1250,11 @@ OTHER_IMAGES = "other images"
 
 
 def _differ(checkpoint, hp, data):
-    """What of a Checkpoint is not of these hyperparameters and training images, in words."""
+    """What of a Checkpoint is not of these hyperparameters and images, in words; data: their
+    _sha256_of."""
     kept, now = dataclasses.asdict(checkpoint.hp), dataclasses.asdict(hp)
     differ = [f"{k} {_spaced(kept[k])}, not {_spaced(now[k])}" for k in now if kept[k] != now[k]]
-    if checkpoint.data != _sha256_of(data):
+    if checkpoint.data != data:
         differ.append(OTHER_IMAGES)
     return "; ".join(differ)
 
@@ -2230,7 +2231,7 @@ def train_command(args):
             print(f"no checkpoint in {_shown(args.logdir)}: starting from the beginning")
         if checkpoint:
             hp = _hparams(args, kept=checkpoint.hp)
-            _check_same(checkpoint, hp, data)
+            _check_same(checkpoint, hp, _sha256_of(data))
             if read_detector(checkpoint, args.logdir):
                 _delete_others(args.logdir, checkpoint.run)
                 print(f"the run in {_shown(args.logdir)} is complete: there is nothing to resume")
@@ -2595,7 +2596,7 @@ def _parser():
         "--other", type=Path, nargs="+", default=[], metavar="FILE_OR_FOLDER", help=other
     )
 
-    def use(name, run, takes=None, output=None):
+    def use(name, run, takes=None, output=None, required=True):
         """A command that uses the network in --logdir on what it `takes`, and writes an output."""
         description = " ".join(run.__doc__.split())
         command = commands.add_parser(
@@ -2608,7 +2609,6 @@ def _parser():
         trained = "the folder of the run that trained the network (default: logs/AutoEncoder)"
         command.add_argument("--logdir", type=Path, default=LOGDIR, metavar="DIR", help=trained)
         if output:
-            required = "default" not in output
             command.add_argument(
                 "--output", type=Path, required=required, metavar="PATH", help=output
             )
@@ -2618,10 +2618,8 @@ def _parser():
         "an IDX file (.gz or not), .npy or .npz of (n, 784) or (n, 28, 28), a PNG, or a folder of "
         "PNGs; white or grey on black, of the size and place of the images that were trained on"
     )
-    images, codes = (
-        ("images", "FILE_OR_FOLDER", what),
-        ("codes", "FILE", ".npy or .npz of (n, Z_n)"),
-    )
+    images = "images", "FILE_OR_FOLDER", what
+    codes = "codes", "FILE", ".npy or .npz of (n, Z_n)"
     to_images = "a .npy, a folder for PNGs, or a .png of one image; it must not be there yet"
     use("evaluate", evaluate_command).add_argument(
         "--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir
@@ -2630,7 +2628,7 @@ def _parser():
         "the CSV file to write: index, score, flag, and file for PNGs; the picture goes beside it "
         "(default: scores.csv in --logdir)"
     )
-    use("detect", detect_command, images, scores)
+    use("detect", detect_command, images, scores, required=False)
     use("encode", encode_command, images, "the .npy to write; it must not be there yet")
     use("decode", decode_command, codes, to_images)
     use("reconstruct", reconstruct_command, images, to_images)
@@ -2691,9 +2689,8 @@ def main(argv=None):
     except KeyboardInterrupt as e:
         if __name__ == "__main__":
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process is ending
-        hints = {"train": "add --resume to go on"} | dict.fromkeys(
-            ("tune", "compare"), "the same command goes on"
-        )
+        again = "the same command goes on"
+        hints = {"train": "add --resume to go on", "tune": again, "compare": again}
         hint = e.args[0] if e.args else hints.get(argv[0])
         print(f"autoencoder.py: interrupted{f': {hint}' if hint else ''}", file=sys.stderr)
         return 130
