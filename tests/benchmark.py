@@ -58,13 +58,16 @@ def tensorflow(steps_of):
             variables = ae.tf.trainable_variables()
             sess.run([v.assign(w) for v, w in zip(variables, weights())])
         steps = steps_of(ae, sess, g, train)
-        return timed(lambda order: steps(order, 0, STEPS))
+        rates = np.full(STEPS, 0.001, np.float32)
+        return timed(lambda order: steps(order, rates, 0, STEPS))
 
 
 def this_project():
     def steps_of(ae, sess, g, train):
         steps = ae.compiled_steps(sess, g, train.pixels)
-        return lambda order, *_: sum(steps(order, k, k + 55) for k in range(0, STEPS, 55))
+        return lambda order, rates, *_: sum(
+            steps(order, rates, k, k + 55) for k in range(0, STEPS, 55)
+        )
 
     return tensorflow(steps_of)
 
@@ -79,7 +82,7 @@ def the_tutorials_loop():
     def steps_of(ae, sess, g, train):
         train_X = train.images
 
-        def steps(order, first, last):
+        def steps(order, rates, first, last):
             sff_X, total = train_X[order], 0.0
             for iteration in range(first, last):
                 batch = sff_X[100 * iteration : 100 * (iteration + 1)]
