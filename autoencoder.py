@@ -47,8 +47,8 @@ import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 
-# What TensorFlow says at every start, whatever the machine: notes of level INFO, and that there is
-# no CUDA driver (error 303, its library is absent). A driver that is there and fails is not.
+# What TensorFlow says at every start: notes of level INFO, and that there is no CUDA driver (error
+# 303, its library is absent). A driver that is there and fails is another error.
 START_UP_NOISE = rb"I0000 |WARNING: All log messages before|.*UNKNOWN ERROR \(303\)"
 
 
@@ -140,8 +140,7 @@ class HParams:
 
 RECIPES = {
     "seed": HParams(),
-    # The best on validation images of the 40 trials of `python -m beyond.tuning --trials 40`:
-    # trial 39, validation loss 225.6.
+    # The winner of `python -m beyond.tuning --trials 40`: trial 39, validation loss 225.6.
     "tuned": HParams(
         activation="swish",
         Z_activation="linear",
@@ -192,16 +191,15 @@ def read_data_sets(data_dir=DATA_DIR, validation_size=None):
     """Reads MNIST, or what has its form, as Fashion-MNIST has: a folder of the four IDX files, .gz
     or not; or a .npz of x_train, y_train, x_test and y_test, of which the labels may be absent.
 
-    Answers what tensorflow.examples.tutorials.mnist.input_data.read_data_sets answered: `.train`,
-    `.validation` and `.test`, each with `.images` and `.labels`. The first `validation_size`
-    training images are for validation: by default a twelfth, at most the tutorial's 5,000.
-
-    AutoEncoderError names a file that is missing, damaged, or does not fit the others.
+    Answers what the tutorial's input_data.read_data_sets answered: `.train`, `.validation` and
+    `.test`, each with `.images` and `.labels`. The first `validation_size` training images are for
+    validation: by default a twelfth, at most the tutorial's 5,000. AutoEncoderError names a file
+    that is missing, damaged, or does not fit the others.
     """
     path = Path(data_dir)
     x_train, y_train, x_test, y_test = _read_npz(path) if path.suffix == ".npz" else _read_idx(path)
-    train = _data_set(x_train, y_train, f"{path}: training images")
-    test = _data_set(x_test, y_test, f"{path}: test images")
+    train = data_set(x_train, y_train, f"{path}: training images")
+    test = data_set(x_test, y_test, f"{path}: test images")
     n = len(train.pixels)
     if train.pixels.shape[1] != test.pixels.shape[1]:
         raise AutoEncoderError(f"{path}: training and test images are of different sizes")
@@ -213,7 +211,8 @@ def read_data_sets(data_dir=DATA_DIR, validation_size=None):
     return DataSets(part_of(train, slice(validation_size, None)), validation, test)
 
 
-def _data_set(images, labels, what):
+def data_set(images, labels, what):
+    """DataSet of images (n, height, width) or (n, X_n); AutoEncoderErrors call them `what`."""
     n, size = len(images), images.shape[1:]
     pixels = images.reshape(n, -1)
     right = pixels.size and size in (pixels.shape[1:], squares(pixels).shape[1:])
@@ -409,13 +408,14 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=False, steps_of=N
     steps_of: compiled_steps; or fed_steps, the tutorial's own loop, which trains the same, and is
     faster for large steps: convolutions on a CPU take about five times as long by XLA.
 
-    AutoEncoderError when X_n does not fit the data, or a checkpoint is of another run; Diverged when
-    the loss is no longer a number.
+    AutoEncoderError when data or checkpoint do not fit; Diverged when the loss is no number.
     """
     hp, pixels = g.hp, data.train.pixels
     if pixels.shape[1] != hp.X_n:
         raise AutoEncoderError(f"X_n is {hp.X_n}, but the images have {pixels.shape[1]} pixels")
     history = restore(sess, g, data, logdir) if resume else []
+    if history:
+        print(f"resumed after epoch {len(history)}")
     steps = (steps_of or compiled_steps)(sess, g, pixels)
     with event_files(sess, g, data, logdir, tensorboard, history) as write:
         for epoch in range(len(history) + 1, hp.epoch_n + 1):
@@ -424,22 +424,18 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=False, steps_of=N
             validation = evaluate(sess, g, data.validation.pixels)
             print(f", validation loss: {validation.score:.3f}", flush=True)
             if not math.isfinite(loss + validation.score):
-                raise Diverged(
-                    f"the loss is not finite: choose a learning_rate < {hp.learning_rate}"
-                )
+                raise Diverged(f"the loss is not finite: try learning_rate < {hp.learning_rate}")
             rate = float(learning_rates(hp, epoch, 1)[0])
             seconds = time.perf_counter() - begin
             history.append(Epoch(epoch, loss, validation.score, validation.live, rate, seconds))
             write(history[-1])
-            save(sess, g, data, logdir, history)
+            if logdir:
+                save(sess, g, data, logdir, history)
     return history
 
 
 def train_epoch(sess, g, pixels, epoch, steps):
-    """Trains once on each image of pixels (n, X_n), in this epoch's order. -> mean loss
-
-    steps: fed_steps(sess, g, pixels), or compiled_steps(...)
-    """
+    """Trains by `steps` on each of pixels (n, X_n) once, in this epoch's order. -> mean loss"""
     hp, n, total = g.hp, len(pixels), 0.0
     order = np.random.default_rng([hp.seed, epoch]).permutation(n)
     rates = learning_rates(hp, epoch, math.ceil(n / hp.batch_size))
@@ -474,8 +470,7 @@ def fed_steps(sess, g, pixels):
 
 
 def steps_a_call(hp):
-    """How many steps go by between two looks at the loss: a tenth of the tutorial's epoch, or fewer
-    where their images would fill 64 MiB."""
+    """Steps between two looks at the loss: a tenth of the tutorial's epoch, or what 64 MiB hold."""
     return min(55, max(1, 2**26 // (hp.batch_size * hp.X_n)))
 
 
@@ -495,11 +490,9 @@ CHECKPOINTS = "checkpoints"  # a folder of its own: the Projector shows what lie
 def save(sess, g, data, logdir, history):
     """Keeps the state after the last epoch of `history`, beside that of the epoch before.
 
-    In this order, so that wherever the process is killed, no state is taken for another run's: all
-    other states go; run.json says what run it is; TensorFlow's files get their names when whole.
+    Wherever it is killed, no state is taken for another run's: first all other states go; then
+    run.json says what run it is; and then TensorFlow's files get their names when whole.
     """
-    if logdir is None:
-        return
     folder, epoch = Path(logdir, CHECKPOINTS), len(history)
     folder.mkdir(exist_ok=True)
     for path in folder.glob("epoch-[0-9]*"):
@@ -516,7 +509,7 @@ def save(sess, g, data, logdir, history):
 def restore(sess, g, data, logdir):
     """Puts the newest intact state into the session. -> its history, empty if there is none
 
-    AutoEncoderError when it is of another run, and says in what; or when none is intact.
+    AutoEncoderError names what makes it another run, or when none is intact.
     """
     folder = Path(logdir, CHECKPOINTS)
     epochs = {int(path.name.split(".")[0][6:]) for path in folder.glob("epoch-[0-9]*")}
@@ -538,7 +531,6 @@ def restore(sess, g, data, logdir):
         except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
             print(f"{path} is damaged; looking for an earlier one")
         else:
-            print(f"resumed after epoch {epoch}")
             return kept["history"][:epoch]
     raise AutoEncoderError(f"no checkpoint in {folder} is intact: leave out --resume to begin anew")
 
@@ -772,15 +764,13 @@ def ran():
     """What ran on what, as Markdown."""
     in_notebook = Path(sys.argv[0]).name == "ipykernel_launcher.py"
     command = "a notebook" if in_notebook else f"`{shlex.join(['python', *sys.argv])}`"
-    python, numpy = sys.version.split()[0], np.__version__
-    return f"{command} on {device()}; Python {python}, TensorFlow {tf.__version__}, NumPy {numpy}"
+    python = f"Python {sys.version.split()[0]}"
+    return f"{command} on {device()}; {python}, TensorFlow {tf.__version__}, NumPy {np.__version__}"
 
 
 def write_test(sess, g, test, evaluation, logdir):
-    """Adds the run `test` to what train() wrote for TensorBoard: the loss of the test images, and
-    for the Projector Z of the first 10,000 of them, with label, loss and picture of each.
-
-    test: DataSet; evaluation: evaluate(...) of its images.
+    """Adds the run `test`, a DataSet and its Evaluation, to what train() wrote for TensorBoard: its
+    loss, and for the Projector Z of the first 10,000 images, with label, loss and picture of each.
     """
     folder, (pixels, labels) = Path(logdir, "test"), part_of(test, slice(10000))
     with event_file(folder, g.hp.epoch_n) as file:
@@ -809,9 +799,9 @@ def write_test(sess, g, test, evaluation, logdir):
 def compiled_steps(sess, g, pixels):
     """The same training as fed_steps, compiled by XLA into one program that loops over minibatches.
 
-    The program is made of the graph itself, from g.X to g.opt, in the scope `steps`. Each call feeds
-    it the images of its minibatches, as they are in pixels. Where XLA cannot compile the graph, or
-    the graph draws random numbers, whose seeds XLA does not heed, says so and answers fed_steps.
+    The program is made of the graph itself, from g.X to g.opt, in the scope `steps`. A call feeds
+    it the images of its minibatches, as they are in pixels. Where XLA cannot compile the graph, and
+    where it draws random numbers, whose seeds XLA does not heed, says so and answers fed_steps.
     """
     hp, fed, call = g.hp, fed_steps(sess, g, pixels), steps_a_call(g.hp)
     full = len(pixels) // hp.batch_size  # the last minibatch may be smaller
@@ -837,10 +827,8 @@ def compiled_steps(sess, g, pixels):
 
 
 def _program(g, dtype):
-    """Step after step, each a copy of the graph from g.X to g.opt, on the variables of the graph.
-
-    -> pixels, rates and number of steps, to be fed; the sum of their losses, to be run
-    """
+    """Step after step, each a copy of the graph from g.X to g.opt, on the graph's own variables.
+    -> pixels, rates and number of steps, to be fed; the sum of their losses, to be run"""
     hp, step_of_g = g.hp, one_step(g)
     if any("seed2" in node.attr for node in step_of_g.node):
         raise ValueError("it draws random numbers")
@@ -853,9 +841,8 @@ def _program(g, dtype):
         def step(k, total):
             X = tf.slice(pixels, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
             X = tf.cast(X, tf.float32) * BYTE if dtype == np.uint8 else X
-            given = {name: tf.identity(handle) for name, handle in handles.items()}
-            given |= {g.X.name: X, g.rate.name: rates[k]}
-            given = {name: tensor for name, tensor in given.items() if name in used}
+            given = handles | {g.X.name: X, g.rate.name: rates[k]}
+            given = {name: tf.identity(given[name]) for name in given if name in used}
             loss, opt = tf.import_graph_def(step_of_g, given, [g.loss.name, g.opt.name], name="")
             with tf.control_dependencies([opt]):
                 return k + 1, total + loss
@@ -882,32 +869,31 @@ def one_step(g):
 
 
 class Parser(argparse.ArgumentParser):
-    """A command: its name, what it does, and the flags that all have."""
-
     def __init__(self, prog, does, logdir):
-        super().__init__(prog, description=" ".join(does.split()), allow_abbrev=False)
-        group = self.add_argument_group("hyperparameters")
-        group.add_argument(
-            "--recipe", choices=RECIPES, default="seed", help="the tutorial's, or what tuning found"
-        )
-        for field in dataclasses.fields(HParams)[1:]:  # X_n is that of the data
-            values = field.default if isinstance(field.default, tuple) else [field.default]
-            group.add_argument(
-                f"--{field.name}",
-                type=type(values[0]),
-                nargs="+" if values is field.default else None,
-                choices=field.metadata["choices"] or None,
-                default=argparse.SUPPRESS,
-                help=f"{field.metadata['help']} (default: {' '.join(map(str, values))})",
-            )
-        group = self.add_argument_group("folders")
-        images = "IDX files of MNIST's names, or a .npz (default: %(default)s)"
-        group.add_argument("--data_dir", type=Path, default=DATA_DIR, help=images)
-        left = "what the command leaves (default: %(default)s)"
-        group.add_argument("--logdir", type=Path, default=logdir, help=left)
+        does = " ".join(does.split())
+        super().__init__(prog, description=does, allow_abbrev=False, conflict_handler="resolve")
+        self.add_argument("--data_dir", type=Path, default=DATA_DIR, help="IDX files, or a .npz")
+        self.add_argument("--logdir", type=Path, default=logdir, help="(default: %(default)s)")
 
     def error(self, message):
         raise AutoEncoderError(f"{message} (see --help)")
+
+
+def add_hparams(parser):
+    """Adds --recipe and a flag for each hyperparameter but X_n, which is that of the data."""
+    group = parser.add_argument_group("hyperparameters")
+    what = "the tutorial's, or what tuning found (default: seed)"
+    group.add_argument("--recipe", choices=RECIPES, default="seed", help=what)
+    for field in dataclasses.fields(HParams)[1:]:
+        values = field.default if isinstance(field.default, tuple) else [field.default]
+        group.add_argument(
+            f"--{field.name}",
+            type=type(values[0]),
+            nargs="+" if values is field.default else None,
+            choices=field.metadata["choices"] or None,
+            default=argparse.SUPPRESS,
+            help=f"{field.metadata['help']} (default: {' '.join(map(str, values))})",
+        )
 
 
 def hparams(args, data):
@@ -939,10 +925,10 @@ def main(args):
         train(sess, g, data, args.logdir, args.tensorboard == "on", args.resume)
         evaluation = evaluate(sess, g, data.test.pixels)
         print(evaluation)
-        shown_of = part_of(data.test, slice(10000))
-        G = sess.run(g.G, {g.X: shown_of.images})
+        some = part_of(data.test, slice(10000))
+        G = sess.run(g.G, {g.X: some.images})
         path = args.logdir / "reconstruction.png"
-        plot_reconstruction(shown_of.images, G, shown_of.labels).savefig(path, dpi=100)
+        plot_reconstruction(some.images, G, some.labels).savefig(path, dpi=100)
         print(f"X | G: {shown(path)}")
         if args.tensorboard == "on":
             write_test(sess, g, data.test, evaluation, args.logdir)
@@ -957,6 +943,7 @@ def shown(path):
 
 if __name__ == "__main__":
     parser = Parser("autoencoder.py", main.__doc__, LOGDIR)
+    add_hparams(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--tensorboard", choices=("on", "off"), default="on")
     sys.exit(run(main, parser, again="; --resume goes on after the last whole epoch"))

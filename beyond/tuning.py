@@ -92,7 +92,7 @@ def run_trial(data, logdir, number, base=ae.RECIPES["seed"], space=SPACE):
 def finished(logdir, number, hp):
     """The Trial of these hyperparameters, if the run in its folder is complete; else None."""
     folder = folder_of(logdir, number)
-    if not folder.exists():
+    if not (folder / ae.CHECKPOINTS / "run.json").exists():
         return None
     kept_hp, kept = ae.read_run(folder)
     if kept_hp != hp:

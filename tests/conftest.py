@@ -3,14 +3,15 @@
 import collections
 import contextlib
 import gzip
+import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -61,17 +62,40 @@ def small_files(folder):
     return folder
 
 
+SMALL = ["--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8]
+
+
 @pytest.fixture
 def small_hp():
     return ae.HParams(X_n=16, enc_n=(8, 6), Z_n=3, dec_n=(6, 8), epoch_n=2)
 
 
-def shell(*arguments, cwd=ROOT):
-    """Runs `python autoencoder.py ...` as a process of its own."""
-    command = [sys.executable, str(ROOT / "autoencoder.py"), *map(str, arguments)]
-    run = subprocess.run(command, cwd=cwd, capture_output=True, timeout=600)
+def command_of(arguments, module=None):
+    """The words of `python autoencoder.py ...`, or of `python -m beyond.<module> ...`."""
+    script = ["-m", f"beyond.{module}"] if module else [ROOT / "autoencoder.py"]
+    return [sys.executable, *map(str, [*script, *arguments])]
+
+
+def shell(*arguments, module=None, cwd=ROOT):
+    """Runs a command as a process of its own."""
+    command, env = command_of(arguments, module), os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=cwd, env=env, capture_output=True, timeout=600)
     run.stdout, run.stderr = run.stdout.decode(), run.stderr.decode()  # "\r" stays "\r"
     return run
+
+
+def typed(*arguments, module=None):
+    """Runs a command as the shell does, but in this process: TensorFlow is loaded already.
+
+    -> its exit status
+    """
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["autoencoder.py", *map(str, arguments)])
+        if module:
+            runpy.run_module(f"beyond.{module}", run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(ROOT / "autoencoder.py"), run_name="__main__")
+    return ended.value.code or 0
 
 
 @pytest.fixture(scope="session")
@@ -88,45 +112,9 @@ def model(tmp_path_factory):
     """A trained model of images of 4 x 4 pixels: its folder, and that of its data."""
     data = small_files(tmp_path_factory.mktemp("data"))
     logdir = tmp_path_factory.mktemp("logs") / "run"
-    size = ["--X_n", 16, "--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8, "--epoch_n", 1]
-    run = shell(*size, "--data_dir", data, "--logdir", logdir)
+    run = shell(*SMALL, "--epoch_n", 1, "--data_dir", data, "--logdir", logdir)
     assert (run.returncode, run.stderr) == (0, "")
     return logdir, data
-
-
-def png(path, pixels):
-    """A PNG file of 8 bits and no filter, by the format's description."""
-    height, width = pixels.shape[:2]
-    colour = 0 if pixels.ndim == 2 else {3: 2, 4: 6}[pixels.shape[2]]
-
-    def chunk(name, content):
-        checked = name + content
-        return len(content).to_bytes(4, "big") + checked + zlib.crc32(checked).to_bytes(4, "big")
-
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, colour, 0, 0, 0])
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-
-
-def write_kinds(folder, images):
-    """The same images (n, 4, 4), bytes, in files of every kind. -> their paths"""
-    folder.mkdir()
-    (folder / "a.idx3-ubyte").write_bytes(idx(images))
-    (folder / "a.gz").write_bytes(gzip.compress(idx(images)))
-    np.save(folder / "bytes.npy", images)
-    np.save(folder / "channel.npy", images[..., None])
-    np.save(folder / "flat.npy", images.reshape(len(images), -1).astype(np.int64))
-    np.save(folder / "floats.npy", images.astype(np.float64))
-    np.save(folder / "scaled.npy", images / 255)
-    np.savez(folder / "one.npz", anything=images)
-    rgb = np.repeat(images[..., None], 3, axis=-1)
-    opaque = np.full_like(rgb[..., :1], 255)
-    for name, image in (("pngs", images), ("rgb", rgb), ("rgba", np.append(rgb, opaque, axis=-1))):
-        (folder / name).mkdir()
-        for i, pixels in enumerate(image):
-            png(folder / name / f"{i:03d}.png", pixels)
-    return sorted(folder.iterdir())
 
 
 def score_of(stdout):

@@ -1,0 +1,68 @@
+"""A SavedModel of a trained network, for programs that have TensorFlow and not this project.
+
+    python -m beyond.export --help
+
+| signature   | inputs                           | outputs                                              |
+|-------------|----------------------------------|------------------------------------------------------|
+| encode      | images (n, X_n), float32, 0 to 1 | Z (n, Z_n)                                           |
+| decode      | Z (n, Z_n), float32              | G (n, X_n)                                           |
+| reconstruct | images                           | G (n, X_n); error (n,), half the squared error       |
+| detect      | images                           | score (n,), float32; flag (n,), bool: beyond.anomaly |
+"""
+
+import sys
+from pathlib import Path
+
+import autoencoder as ae
+from beyond.anomaly import detector, trained
+from beyond.pca import nearest_in_graph
+
+tf = ae.tf
+
+
+def export(sess, g, folder, found):
+    """Writes the SavedModel into a new folder. found: a Detector of beyond.anomaly
+
+    The graph is the one that was built, with its weights as constants.
+    """
+    frozen = tf.graph_util.convert_variables_to_constants(
+        sess, g.X.graph.as_graph_def(), [g.X.op.name, g.Z.op.name, g.G.op.name]
+    )
+    with tf.Graph().as_default() as graph:
+        names = [g.X.name, g.Z.name, g.G.name]
+        X, Z, G = tf.import_graph_def(frozen, return_elements=names, name="")
+        error = tf.reduce_sum((G - X) ** 2, 1) / 2
+        codes = tf.constant(found.codes)
+        _, distances = nearest_in_graph(Z, codes, min(5, len(found.codes)))
+        score = error * (1 + tf.reduce_mean(distances, 1))
+        signatures = {
+            "encode": ({"images": X}, {"Z": Z}),
+            "decode": ({"Z": Z}, {"G": G}),
+            "reconstruct": ({"images": X}, {"G": G, "error": error}),
+            "detect": ({"images": X}, {"score": score, "flag": score > found.threshold}),
+        }
+        described = {
+            name: tf.saved_model.predict_signature_def(*tensors)
+            for name, tensors in signatures.items()
+        }
+    with ae.session(graph) as new:
+        builder = tf.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(new, [tf.saved_model.SERVING], described)
+        builder.save()
+
+
+def main(args):
+    """Writes the network that was trained in --logdir as a SavedModel, with the signatures encode,
+    decode, reconstruct and detect, for programs that have TensorFlow and not this project."""
+    if args.output.exists():
+        raise ae.AutoEncoderError(f"{args.output} is there already: choose another output")
+    data = ae.read_data_sets(args.data_dir)
+    with trained(args.logdir, data) as (sess, g):
+        export(sess, g, args.output, detector(sess, g, data))
+    print(f"SavedModel: {ae.shown(args.output)}")
+
+
+if __name__ == "__main__":
+    parser = ae.Parser("python -m beyond.export", main.__doc__, ae.LOGDIR)
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write, a new one")
+    sys.exit(ae.run(main, parser))
