@@ -495,7 +495,7 @@ def save(sess, g, data, logdir, history):
     """
     folder, epoch = Path(logdir, CHECKPOINTS), len(history)
     folder.mkdir(exist_ok=True)
-    for path in folder.glob("epoch-[0-9]*"):
+    for path in sorted(folder.glob("epoch-[0-9]*"), reverse=True):  # of a state, .index first
         if epoch == 1 or not path.name.startswith(f"epoch-{epoch - 1}."):
             path.unlink()
     temporary = folder / "run.json.tmp"
@@ -507,10 +507,8 @@ def save(sess, g, data, logdir, history):
 
 
 def restore(sess, g, data, logdir):
-    """Puts the newest intact state into the session. -> its history, empty if there is none
-
-    AutoEncoderError names what makes it another run, or when none is intact.
-    """
+    """Puts the newest intact state into the session. -> its history, empty if there is none.
+    AutoEncoderError names what makes it another run, or when none is intact."""
     folder = Path(logdir, CHECKPOINTS)
     epochs = {int(path.name.split(".")[0][6:]) for path in folder.glob("epoch-[0-9]*")}
     if not epochs:
@@ -532,7 +530,9 @@ def restore(sess, g, data, logdir):
             print(f"{path} is damaged; looking for an earlier one")
         else:
             return kept["history"][:epoch]
-    raise AutoEncoderError(f"no checkpoint in {folder} is intact: leave out --resume to begin anew")
+    if any(folder.glob("epoch-[0-9]*.index")):
+        raise AutoEncoderError(f"no checkpoint in {folder} is intact: to begin anew, do not resume")
+    return []
 
 
 def read_run(logdir):
@@ -550,7 +550,8 @@ def read_run(logdir):
 def _about(g, data):
     """What makes a run this run, as JSON has it."""
     nodes = (node.SerializeToString(deterministic=True) for node in one_step(g).node)
-    images = zlib.crc32(data.validation.pixels, zlib.crc32(data.train.pixels))
+    pixels = (np.ascontiguousarray(part.pixels) for part in (data.train, data.validation))
+    images = zlib.crc32(next(pixels), zlib.crc32(next(pixels)))
     about = dataclasses.asdict(g.hp) | {"graph": zlib.crc32(b"".join(nodes)), "images": images}
     return json.loads(json.dumps(about))
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import io
+import json
 import re
-import shutil
 import sys
-import threading
 import time
+import urllib.request
 
 import matplotlib.image
 import numpy as np
 import pytest
+from tensorboard.util.tensor_util import make_ndarray
 
 import autoencoder as ae
 from conftest import (
@@ -42,11 +43,19 @@ def events(folder):
     return graph, metadata, values
 
 
+def of_kind(values, plugin):
+    """{tag: [(step, array)]} of what is for one of TensorBoard's plugins."""
+    return {
+        tag: [(step, make_ndarray(value.tensor)) for step, value in of_tag]
+        for tag, of_tag in values.items()
+        if of_tag[0][1].metadata.plugin_data.plugin_name == plugin
+    }
+
+
 def scalars(values):
     return {
-        tag: [(step, value.simple_value) for step, value in of_tag]
-        for tag, of_tag in values.items()
-        if of_tag[0][1].WhichOneof("value") == "simple_value"
+        tag: [(step, float(value)) for step, value in of_tag]
+        for tag, of_tag in of_kind(values, "scalars").items()
     }
 
 
@@ -116,51 +125,47 @@ def test_scalars_have_a_step_for_each_epoch(small):
     }
     assert of["validation"] == {
         "loss": [(e.epoch, pytest.approx(e.validation_loss)) for e in small.history],
-        "live latents": [(e.epoch, e.live) for e in small.history],
+        "training/live latents": [(e.epoch, e.live) for e in small.history],
     }
     assert of["test"] == {"loss": [(3, pytest.approx(small.score.score))]}
 
 
 def test_histograms_are_of_the_weights_and_of_Z(small):
-    expected = {"train": small.weights, "validation": {"Z": small.Z["validation"][:1000]}}
-    for run, arrays in expected.items():
-        values = events(small.logdir / run)[2]
-        histograms = {k for k, v in values.items() if v[0][1].WhichOneof("value") == "histo"}
-        assert histograms == set(arrays)
+    of_Z = {"training/Z": small.Z["validation"][:1000]}
+    weights = {f"weights/{name}": array for name, array in small.weights.items()}
+    for run, arrays in {"train": weights, "validation": of_Z}.items():
+        histograms = of_kind(events(small.logdir / run)[2], "histograms")
+        assert histograms.keys() == arrays.keys()
         for name, array in arrays.items():
-            assert [step for step, _ in values[name]] == [1, 2, 3]
-            last = values[name][-1][1].histo
-            assert last.num == array.size == sum(last.bucket)
-            assert (last.min, last.max) == (array.min(), array.max())
-            assert last.sum == pytest.approx(array.sum(dtype=np.float64), rel=1e-5, abs=1e-4)
+            assert [step for step, _ in histograms[name]] == [1, 2, 3]
+            left, right, count = histograms[name][-1][1].T
+            assert count.sum() == array.size
+            np.testing.assert_allclose([left[0], right[-1]], [array.min(), array.max()], rtol=1e-6)
+            inside = (array >= left[7]) & (array < right[7])
+            assert abs(count[7] - inside.sum()) <= 1  # which side an edge is on
     assert "Encoder/Layer01/w" in small.weights and len(small.weights) == 12
 
 
 def test_images_are_ten_digits_above_their_reconstructions(small):
-    values = events(small.logdir / "validation")[2]["X_above_G/image"]
+    values = events(small.logdir / "validation")[2]["reconstruction/X above G"]
     assert [step for step, _ in values] == [1, 2, 3]
-    last = matplotlib.image.imread(io.BytesIO(values[-1][1].image.encoded_image_string))
+    last = matplotlib.image.imread(io.BytesIO(values[-1][1].image.encoded_image_string))[..., 0]
     labels = small.data.validation.labels.tolist()
     chosen = [labels.index(label) for label in range(10)]
     pixels = small.data.validation.pixels[chosen].reshape(10, 4, 4)
     for i in range(10):
         above, below = np.round(255 * last[:4, 4 * i :][:, :4]), last[4:, 4 * i :][:, :4]
-        np.testing.assert_array_equal(above, pixels[i])
+        np.testing.assert_allclose(above, pixels[i], atol=1)  # the colour map rounds
         G = small.G["validation"][chosen[i]].reshape(4, 4)
-        np.testing.assert_allclose(below, G, atol=0.51 / 255)
+        np.testing.assert_allclose(below, G, atol=1 / 255)
     assert last.shape[:2] == (8, 40)
 
 
 def test_the_text_says_what_ran_where(small):
-    (((_, value),)) = [events(small.logdir)[2]["run"][0]]
-    (text,) = value.tensor.string_val
-    rows = dict(re.findall(r"^\| (.*?) \| `(.*)` \|$", text.decode(), re.MULTILINE))
-    for field in dataclasses.fields(small.hp):
-        value = getattr(small.hp, field.name)
-        assert rows[field.name] == str(value).strip("()").replace(",", "")
-    assert f"TensorFlow {tf.__version__}, NumPy {np.__version__}" in rows["ran on"]
-    assert rows["ran on"].startswith(("CPU, ", "GPU, "))
-    assert rows["command"].startswith("python ")
+    (((_, text),)) = [of_kind(events(small.logdir)[2], "text")["run"][0]]
+    text = text.item().decode()
+    assert f"TensorFlow {tf.__version__}, NumPy {np.__version__}" in text
+    assert text.startswith("`python ") and re.search("` on (CPU, |GPU, )", text)
 
 
 def test_the_projector_has_Z_labels_and_thumbnails(small):
@@ -183,11 +188,11 @@ def test_the_projector_has_Z_labels_and_thumbnails(small):
     expected = ((small.G["test"].astype(float) - test.images) ** 2).sum(axis=1) / 2
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
     sheet = np.round(255 * matplotlib.image.imread(folder / "thumbnails.png"))
-    assert sheet.shape == (40, 40)  # 10 rows of 10
+    assert sheet.shape[:2] == (400, 400)  # 100 rows of 100
     for i in range(100):
-        y, x = divmod(i, 10)
-        thumbnail = sheet[4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
-        np.testing.assert_array_equal(255 - thumbnail, test.pixels[i].reshape(4, 4))
+        y, x = divmod(i, 100)
+        thumbnail = sheet[4 * y : 4 * y + 4, 4 * x : 4 * x + 4, 0]
+        np.testing.assert_allclose(255 - thumbnail, test.pixels[i].reshape(4, 4), atol=1)
 
 
 # ---- Beside other files ----
@@ -205,47 +210,58 @@ def test_a_run_replaces_an_earlier_one_and_nothing_else(small, tmp_path):
         kinds = [
             path.relative_to(tmp_path / "run") for path in files(tmp_path / "run") if path != own
         ]
-        kinds = [re.sub("ckpt-[0-9]+", "ckpt-N", str(kind)).split(".out.")[0] for kind in kinds]
+        kinds = [str(kind).split(".out.")[0] for kind in kinds]
         assert sorted(kinds) == [
-            "checkpoints/autoencoder.ckpt-N.data-00000-of-00001",
-            "checkpoints/autoencoder.ckpt-N.index", "checkpoints/autoencoder.ckpt-N.json",
-            "checkpoints/checkpoint", "events", "notes.txt", "test/Z.tsv", "test/events", "test/labels.tsv",
-            "test/projector_config.pbtxt", "test/thumbnails.png", "train/events",
+            "checkpoints/epoch-1.data-00000-of-00001", "checkpoints/epoch-1.index",
+            "checkpoints/run.json", "events", "notes.txt", "test/Z.tsv", "test/events",
+            "test/labels.tsv", "test/projector_config.pbtxt", "test/thumbnails.png", "train/events",
             "validation/events",
         ]  # fmt: skip
 
 
-def test_without_tensorboard_the_weights_are_the_same_and_nothing_is_shown(small, tmp_path):
-    shutil.copytree(small.logdir, tmp_path / "run")  # of an earlier run
-    (tmp_path / "run" / "train" / "mine").write_text("a file of the user's")
-    run = Run(small.hp, small.data, tmp_path / "run", tensorboard=False)
-    left = [path.relative_to(tmp_path / "run") for path in files(tmp_path / "run")]
-    assert {path.name.split("-")[0] for path in left} == {"autoencoder.ckpt", "checkpoint", "mine"}
-    for name, weights in small.weights.items():
-        np.testing.assert_array_equal(run.weights[name], weights)
-
-
-def test_a_thread_of_the_users_that_fails_says_so_still(small, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(threading, "excepthook", lambda error: said.append(error.exc_type))
-    with ae.start(small.g) as sess, ae.event_files(sess, small.g, small.data, tmp_path, True, 1):
-        thread = threading.Thread(target=lambda: 1 / 0)
-        thread.start()
-        thread.join()
-    assert said == [ZeroDivisionError]
-
-
-def test_images_that_are_not_square_and_labels_that_are_one_hot(small, tmp_path):
+def test_images_that_are_not_square_and_have_no_labels(small, tmp_path):
     def of(part):
-        return ae.DataSet(part.pixels[:, :12], np.eye(10)[part.labels])
+        return ae.DataSet(part.pixels[:, :12], None)
 
     hp = dataclasses.replace(small.hp, X_n=12, epoch_n=1)
-    run = Run(hp, ae.DataSets(*map(of, small.data)), tmp_path)
-    values = events(tmp_path / "validation")[2]["X_above_G/image"]
-    assert (values[0][1].image.height, values[0][1].image.width) == (2 * 3, 10 * 4)
-    labels = (tmp_path / "test" / "labels.tsv").read_text().splitlines()[1:]
-    assert [int(line.split("\t")[0]) for line in labels] == small.data.test.labels.tolist()
-    assert run.history
+    Run(hp, ae.DataSets(*map(of, small.data)), tmp_path)
+    values = events(tmp_path / "validation")[2]["reconstruction/X above G"]
+    last = matplotlib.image.imread(io.BytesIO(values[0][1].image.encoded_image_string))
+    assert last.shape[:2] == (2 * 3, 10 * 4)
+    head, *labels = (tmp_path / "test" / "labels.tsv").read_text().splitlines()
+    assert head == "image\tloss"
+    assert [int(line.split("\t")[0]) for line in labels] == list(range(100))
+
+
+def test_curves_of_a_run_that_was_killed_between_curve_and_checkpoint(small, tmp_path, monkeypatch):
+    """By TensorBoard's own server, which has two ways to read: each step once."""
+
+    class Killed(BaseException):
+        pass
+
+    def killing(sess, g, data, logdir, history, save=ae.save):
+        if len(history) == 2:
+            raise Killed
+        save(sess, g, data, logdir, history)
+
+    with monkeypatch.context() as patch, ae.start(small.g) as sess, pytest.raises(Killed):
+        patch.setattr(ae, "save", killing)
+        ae.train(sess, small.g, small.data, tmp_path / "run")
+    with ae.start(small.g) as sess:
+        ae.train(sess, small.g, small.data, tmp_path / "run", resume=True)
+    for fast in ("true", "false"):
+        address = f"http://127.0.0.1:{free_port()}"
+        command = [sys.executable, "-m", "tensorboard.main", f"--logdir={tmp_path}"]
+        command += [f"--port={address.split(':')[-1]}", f"--load_fast={fast}"]
+        url = f"{address}/data/plugin/scalars/scalars?tag=loss&run=run/validation"
+        with server(command, url, tmp_path / "log"):
+            for _ in range(100):
+                shown = json.load(urllib.request.urlopen(url))
+                if len(shown) >= 3:
+                    break
+                time.sleep(0.1)
+        losses = [(e.epoch, pytest.approx(e.validation_loss)) for e in small.history]
+        assert [(step, loss) for _, step, loss in shown] == losses
 
 
 # ---- In a browser ----
@@ -359,7 +375,7 @@ class TestInABrowser:
 
     def test_scalars(self, page):
         page.open("scalars")
-        names = {"live latents", "loss"}
+        names = {"training/live latents", "loss"}
         page.wait(lambda: names <= {name.text for name in page.find(".heading-label.name")})
 
         def points():
@@ -378,10 +394,14 @@ class TestInABrowser:
 
     def test_histograms(self, page):
         page.open("histograms")
-        # The sections Decoder and Encoder, of two runs: 8 histograms each; 10 epochs and one.
-        page.wait(lambda: len(page.find("path.outline")) == 8 * 11)
+        # Of both runs, Z, and the first six of the weights: of 10 epochs and of one.
+        page.wait(lambda: len(page.find("path.outline")) == 7 * 11)
         captions = page.texts("figcaption")
-        assert sum(text.startswith("Encoder/Layer01/w main_job/train ") for text in captions) == 1
+        for text in (
+            "training/Z main_job/validation ",
+            "weights/Decoder/Layer01/w main_job/train ",
+        ):
+            assert sum(caption.startswith(text) for caption in captions) == 1
 
     def test_projector(self, page):
         page.open("projector")
@@ -411,6 +431,11 @@ class TestInABrowser:
 
     def test_text(self, page):
         page.open("text")
-        page.wait(lambda: len(page.find("table")) == 2)
-        rows = set(page.texts("tr"))
-        assert {"enc_n 500 300", "enc_n 50 30", "epoch_n 10", "epoch_n 1"} <= rows
+        page.wait(lambda: len([t for t in page.texts("p") if "autoencoder.py --" in t]) == 2)
+
+    def test_the_first_page_opens_loss_and_reconstruction(self, page):
+        page.open("timeseries")
+        groups = ["Pinned", "loss", "reconstruction", "training", "weights"]
+        page.wait(lambda: [g.split()[0] for g in page.texts(".group-title")] == groups)
+        cards = page.wait(lambda: page.texts("card-view"))
+        assert len(cards) == 3  # of the first two groups, which are open: the others are folded
