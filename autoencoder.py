@@ -214,7 +214,7 @@ def read_data_sets(data_dir=DATA_DIR, validation_size=None):
 def data_set(images, labels, what):
     """DataSet of images (n, height, width) or (n, X_n); AutoEncoderErrors call them `what`."""
     n, size = len(images), images.shape[1:]
-    pixels = images.reshape(n, -1)
+    pixels = images.reshape(n, math.prod(size))
     right = pixels.size and size in (pixels.shape[1:], squares(pixels).shape[1:])
     if right and pixels.dtype.kind == "f" and 0 <= pixels.min() and pixels.max() <= 1:
         pixels = pixels.astype(np.float32, copy=False)
