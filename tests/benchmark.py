@@ -99,8 +99,9 @@ def the_tutorials_loop():
 
 
 def keras_fit():
-    import autoencoder  # noqa: F401, for its quiet import of TensorFlow
     import keras
+
+    import autoencoder  # noqa: F401, for its quiet import of TensorFlow
 
     X, activations = images().images, ["relu"] * 5 + ["sigmoid"]
     layers = [keras.layers.Dense(n, activation=a) for n, a in zip(SIZES[1:], activations)]

@@ -91,10 +91,8 @@ def typed(*arguments, module=None):
     """
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(sys, "argv", ["autoencoder.py", *map(str, arguments)])
-        if module:
-            runpy.run_module(f"beyond.{module}", run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(str(ROOT / "autoencoder.py"), run_name="__main__")
+        script = f"beyond/{module}.py" if module else "autoencoder.py"
+        runpy.run_path(str(ROOT / script), run_name="__main__")
     return ended.value.code or 0
 
 

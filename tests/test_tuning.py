@@ -1,96 +1,21 @@
-"""PCA against the autoencoder, and the search for hyperparameters."""
+"""The tutorial's eight steps, by the search for hyperparameters."""
 
 import dataclasses
 import itertools
 import json
-import re
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import ROOT, files, free_port, shell, small_files
-
-# ---- PCA or autoencoder ----
-
-
-def test_compare_is_plain_numpy(small_hp, small_dir):
-    data = ae.read_data_sets(small_dir)
-    X = data.test.images
-    g = ae.build(small_hp)
-    with ae.start(g) as sess:
-        comparison = ae.compare(sess, g, data)
-        Z, G = (sess.run(tensor, {g.X: X}) for tensor in (g.Z, g.G))
-        train_Z = sess.run(g.Z, {g.X: data.train.images})
-    mean = data.train.images.mean(axis=0, dtype=np.float64)
-    _, _, components = np.linalg.svd(data.train.images - mean, full_matrices=False)
-    basis = components[:3].T
-    codes, train_codes = (X - mean) @ basis, (data.train.images - mean) @ basis
-    expected = {
-        "PCA": (codes @ basis.T + mean, codes, train_codes),
-        "autoencoder": (G, Z, train_Z),
-    }
-    for way, (restored, test_codes, codes) in expected.items():
-        found = comparison[way]
-        np.testing.assert_allclose(found.G, restored, atol=1e-5)
-        assert found.evaluation.score == pytest.approx(((restored - X) ** 2).sum() / 2, rel=1e-5)
-        assert found.accuracy == accuracy_by_sorting(codes, test_codes, data)
-        assert (found.evaluation.X_n, found.evaluation.Z_n) == (16, 3)
-
-
-def accuracy_by_sorting(codes, test_codes, data):
-    right = 0
-    for code, label in zip(test_codes.astype(np.float64), data.test.labels):
-        nearest = np.argsort(((codes - code) ** 2).sum(axis=1), kind="stable")[:5]
-        votes = [int(data.train.labels[i]) for i in nearest]
-        right += max(sorted(set(votes)), key=votes.count) == label
-    return right / len(test_codes)
-
-
-def test_pca_of_full_rank_restores_everything(small_hp, small_dir):
-    g = ae.build(dataclasses.replace(small_hp, Z_n=16))
-    with ae.start(g) as sess:
-        evaluation = ae.compare(sess, g, ae.read_data_sets(small_dir))["PCA"].evaluation
-    assert evaluation.score < 1e-8 and evaluation.live == 16
-
-
-def test_nearest_neighbours_by_hand():
-    codes = np.array([[0.0], [1], [2], [10], [11], [12]], np.float32)
-    labels = np.array([7, 7, 3, 5, 3, 3])
-    tests = np.array([[0.9], [11.2], [1.9]], np.float32)  # nearest three: 7 7 3, 3 3 5, 7 7 3
-    assert ae.knn_accuracy(codes, tests, labels, np.array([7, 3, 3]), k=3) == pytest.approx(2 / 3)
-
-
-SMALL = ["--X_n", 16, "--enc_n", 8, 6, "--dec_n", 6, 8, "--epoch_n", 2]
-
-
-def test_compare_in_the_shell(small_dir, tmp_path):
-    logdir = tmp_path / "logs"
-    run = shell("compare", *SMALL, "--Z_n", 5, 2, "--data_dir", small_dir, "--logdir", logdir)
-    assert (run.returncode, run.stderr) == (0, "")
-    *_, head, pca2, ae2, pca5, ae5, raw, picture, board = run.stdout.splitlines()
-    assert head.split() == "Z_n way score per image per pixel labels named".split()
-    rows = [line.split() for line in (pca2, ae2, pca5, ae5)]
-    assert [row[:2] for row in rows] == [
-        ["2", "PCA"], ["2", "autoencoder"], ["5", "PCA"], ["5", "autoencoder"],
-    ]  # fmt: skip
-    for _, _, score, per_image, per_pixel, _ in rows:
-        assert float(per_image) == pytest.approx(float(score) / 100, abs=1e-3)
-        assert float(per_pixel) == pytest.approx(float(score) / 100 * 2 / 16, abs=1e-4)
-    assert float(rows[2][2]) < float(rows[0][2])  # five components restore more than two
-    assert re.fullmatch(r" +raw pixels +[0-9.]+%", raw)
-    assert picture == f"picture: {logdir / 'compare.png'}"
-    assert board == f"graphs and losses: tensorboard --logdir {logdir}"
-    assert (logdir / "compare.png").read_bytes().startswith(b"\x89PNG")
-
-
-# ---- Search ----
+from beyond import tuning
+from conftest import ROOT, command_of, files, free_port, shell, small_files, tried, typed
+from conftest import SMALL as SIZE
 
 SPACE = {"Z_activation": ("relu", "linear"), "learning_rate": (0.01, 0.001), "batch_size": (50, 9)}
 VARY = ["--vary", "Z_activation", "relu", "linear", "--vary", "learning_rate", 0.01, 0.001]
@@ -109,25 +34,27 @@ def table_of(run):
 def search(tmp_path_factory):
     """search(folder, ...): the shell's search of four trials. And what an unbroken one found."""
     small = small_files(tmp_path_factory.mktemp("small"))
-    command = ["tune", *SMALL, "--Z_n", 3, "--data_dir", small, *VARY]
+    command = [*SIZE, "--epoch_n", 2, "--data_dir", small, *VARY]
     command += ["--trials", 4, "--logdir"]
-    return command, table_of(shell(*command, tmp_path_factory.mktemp("unbroken")))
+    return command, table_of(shell(*command, tmp_path_factory.mktemp("unbroken"), module="tuning"))
 
 
 def test_as_many_trials_as_combinations_are_a_grid(small_hp):
-    trials = [ae.trial_hparams(k, small_hp, SPACE) for k in range(8)]
+    trials = [tuning.trial_hparams(k, small_hp, SPACE) for k in range(8)]
     combinations = [
         dataclasses.replace(small_hp, **dict(zip(SPACE, values)))
         for values in itertools.product(*SPACE.values())
     ]
     assert len(set(trials)) == 8 and set(trials) == set(combinations)
-    twice = SPACE | {"batch_size": (50, 9, 50), "enc_n": [[5, 4], 7, [7]]}
-    assert len({ae.trial_hparams(k, small_hp, twice) for k in range(16)}) == 16
+    more = SPACE | {"enc_n": ((5, 4), (7,))}
+    assert len({tuning.trial_hparams(k, small_hp, more) for k in range(16)}) == 16
     with pytest.raises(
         ae.AutoEncoderError, match="^there is no trial 16, only 0 to 15: see --vary"
     ):
-        ae.trial_hparams(16, small_hp, twice)
-    others = [ae.trial_hparams(k, dataclasses.replace(small_hp, seed=1), SPACE) for k in range(8)]
+        tuning.trial_hparams(16, small_hp, more)
+    others = [
+        tuning.trial_hparams(k, dataclasses.replace(small_hp, seed=1), SPACE) for k in range(8)
+    ]
     assert [t.batch_size for t in others] != [t.batch_size for t in trials]
 
 
@@ -140,9 +67,9 @@ def test_tuning_never_looks_at_the_test_images(small_hp, small_dir, tmp_path, mo
         evaluated.append((g.hp, bool(np.isnan(images).any())))
         return evaluate(sess, g, images)
 
-    clean, _ = ae.tune(data, tmp_path / "clean", 3, small_hp, SPACE)
+    clean, _ = tuning.tune(data, tmp_path / "clean", 3, small_hp, SPACE)
     monkeypatch.setattr(ae, "evaluate", watched)
-    poisoned, evaluation = ae.tune(poison, tmp_path / "poisoned", 3, small_hp, SPACE)
+    poisoned, evaluation = tuning.tune(poison, tmp_path / "poisoned", 3, small_hp, SPACE)
     assert [(k, t[:3]) for k, t in clean.items()] == [(k, t[:3]) for k, t in poisoned.items()]
     assert np.isnan(evaluation.score)
     best = min(poisoned.values(), key=lambda trial: trial.validation_loss)
@@ -152,7 +79,7 @@ def test_tuning_never_looks_at_the_test_images(small_hp, small_dir, tmp_path, mo
 
 def test_the_winner_is_the_network_of_its_trial(small_hp, small_dir, tmp_path):
     data = ae.read_data_sets(small_dir)
-    trials, evaluation = ae.tune(data, tmp_path, 2, small_hp, SPACE)
+    trials, evaluation = tuning.tune(data, tmp_path, 2, small_hp, SPACE)
     best = next(iter(trials.values()))
     g = ae.build(best.hp)
     with ae.start(g) as sess:
@@ -164,95 +91,96 @@ def test_the_winner_is_the_network_of_its_trial(small_hp, small_dir, tmp_path):
 def test_a_search_killed_after_two_trials_goes_on(search, tmp_path):
     command, unbroken = search
     process = subprocess.Popen(
-        [sys.executable, ROOT / "autoencoder.py", *map(str, command), tmp_path],
-        stdout=subprocess.DEVNULL,
+        command_of([*command, tmp_path], "tuning"), cwd=ROOT, stdout=subprocess.DEVNULL
     )
-    second = tmp_path / "trial-001" / "trial.json"
-    while not second.exists():
+    third = tmp_path / "trial-002" / "train"
+    while not third.exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = {path: path.stat().st_mtime_ns for path in second.parent.rglob("*")}
-    run = shell(*command, tmp_path)
+    second = tmp_path / "trial-001" / "checkpoints"
+    before = {path: path.stat().st_mtime_ns for path in second.rglob("*")}
+    run = shell(*command, tmp_path, module="tuning")
     assert table_of(run) == unbroken
     assert run.stdout.count("finished earlier") == 2
-    assert {path: path.stat().st_mtime_ns for path in second.parent.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in second.rglob("*")} == before
 
 
 def test_trials_by_processes_of_their_own_gather_to_the_same_table(search, tmp_path):
     command, unbroken = search
-    words = [sys.executable, ROOT / "autoencoder.py", *command, tmp_path, "--trial"]
-    two_at_a_time = ["xargs", "-n", "1", "-P", "2", *map(str, words)]
-    run = subprocess.run(two_at_a_time, input="3 1 2 0", text=True, capture_output=True)
+    words = command_of([*command, tmp_path, "--trial"], "tuning")
+    run = subprocess.run(["xargs", "-n", "1", "-P", "2", *words], input="3 1 2 0", cwd=ROOT,
+                         text=True, capture_output=True)  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
     before = files(tmp_path)
-    run = shell(*command, tmp_path)
+    run = shell(*command, tmp_path, module="tuning")
     assert table_of(run) == unbroken
-    assert run.stdout.count("finished earlier") == 4 and "epoch" not in run.stdout
-    assert files(tmp_path) == before
+    assert run.stdout.count("finished earlier") == 4 and "epoch: " not in run.stdout
+    after = files(tmp_path)
+    assert {path: after[path] for path in before} == before
 
 
 def test_a_trial_that_diverges_is_the_last_and_stops_nothing(small_hp, small_dir, tmp_path, capsys):
     data, space = ae.read_data_sets(small_dir), {"learning_rate": (1e30, 0.001)}
     for _ in range(2):  # run, and read again
-        trials, _ = ae.tune(data, tmp_path, 2, small_hp, space)
+        trials, _ = tuning.tune(data, tmp_path, 2, small_hp, space)
         assert [trial.hp.learning_rate for trial in trials.values()] == [0.001, 1e30]
         assert [np.isinf(trial.validation_loss) for trial in trials.values()] == [False, True]
     with pytest.raises(ae.AutoEncoderError, match="^all trials diverged: try smaller values"):
-        ae.tune(data, tmp_path / "2", 1, small_hp, {"learning_rate": (1e30,)})
+        tuning.tune(data, tmp_path / "2", 1, small_hp, {"learning_rate": (1e30,)})
 
 
 def test_a_space_of_fewer_combinations_than_trials_is_tried_whole(small_hp, small_dir, tmp_path):
-    trials, _ = ae.tune(ae.read_data_sets(small_dir), tmp_path, 20, small_hp, {"Z_n": (2, 3, 2)})
+    trials, _ = tuning.tune(ae.read_data_sets(small_dir), tmp_path, 20, small_hp, {"Z_n": (2, 3)})
     assert sorted(trials) == [0, 1] and {trial.hp.Z_n for trial in trials.values()} == {2, 3}
 
 
-def test_damaged_weights_of_the_winner_are_one_line(small_hp, small_dir, tmp_path, capfd):
+def test_damage_is_one_line(small_hp, small_dir, tmp_path):
     data = ae.read_data_sets(small_dir)
-    ae.tune(data, tmp_path, 1, small_hp, SPACE)
-    for end in ("index", "data-00000-of-00001", "json"):
-        path = Path(f"{ae.newest_checkpoint(tmp_path / 'trial-000').path}.{end}")
-        content = path.read_bytes()
-        for damage in (None, b"", content[: len(content) // 2]):
-            path.unlink()
-            if damage is not None:
-                path.write_bytes(damage)
-            with pytest.raises(
-                ae.AutoEncoderError, match="trial-000 has no intact checkpoint: "
-            ) as error:
-                ae.tune(data, tmp_path, 1, small_hp, SPACE)
-            assert "\n" not in str(error.value) and capfd.readouterr().err == ""
-            path.write_bytes(content)
+    tuning.tune(data, tmp_path, 1, small_hp, SPACE)
+    for path in (tmp_path / "trial-000" / "checkpoints").glob("*.index"):
+        path.write_bytes(b"")
+    with pytest.raises(ae.AutoEncoderError, match="trial-000/checkpoints is intact: "):
+        tuning.tune(data, tmp_path, 1, small_hp, SPACE)
+    (tmp_path / "trial-000" / "checkpoints" / "run.json").write_text("{")
+    with pytest.raises(ae.AutoEncoderError, match="trial-000/checkpoints/run.json is damaged: "):
+        tuning.tune(data, tmp_path, 1, small_hp, SPACE)
 
 
 def test_another_search_in_the_same_folder_is_refused(small_hp, small_dir, tmp_path):
     data = ae.read_data_sets(small_dir)
-    ae.tune(data, tmp_path, 1, small_hp, SPACE)
+    tuning.tune(data, tmp_path, 1, small_hp, SPACE)
     before = files(tmp_path)
-    with pytest.raises(
-        ae.AutoEncoderError, match="trial.json is of another search, with epoch_n 2, not 3: cho"
-    ):
-        ae.tune(data, tmp_path, 1, dataclasses.replace(small_hp, epoch_n=3), SPACE)
+    with pytest.raises(ae.AutoEncoderError, match="trial-000 is of another search: choose anot"):
+        tuning.tune(data, tmp_path, 1, dataclasses.replace(small_hp, epoch_n=3), SPACE)
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"hp": 3}', '{"hp": {}, "validation_loss": "x", "live": 1}', "\0"]
-)
-def test_a_trial_that_is_none_is_refused(small_hp, small_dir, tmp_path, content):
-    path = tmp_path / "trial-000" / "trial.json"
-    path.parent.mkdir()
-    path.write_text(content)
-    with pytest.raises(
-        ae.AutoEncoderError, match="trial.json does not describe a trial: delete it"
-    ):
-        ae.tune(ae.read_data_sets(small_dir), tmp_path, 1, small_hp, SPACE)
-    assert path.read_text() == content
+BAD = {
+    "--trials 0": "--trials must be a whole number from 1, not 0",
+    "--trials many": "argument --trials: invalid int value: 'many' (see --help)",
+    "--trial -1": "there is no trial -1, only 0 to 143: see --vary",
+    "--trial 2 --vary Z_n 5 6 5": "there is no trial 2, only 0 to 1: see --vary",
+    "--vary seed": "--vary seed: there are no values to try",
+    "--vary Z_n 5 0": "Z_n must be a whole number from 1, not 0",
+    "--vary enc_n 0": "enc_n must be whole numbers from 1, not (0,)",
+    "--vary init he magic": "init must be normal or he or glorot, not 'magic'",
+    "--vary learning_rate fast": "learning_rate must be a number above 0, not 'fast'",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_input_is_one_line_and_status_2(small_dir, tmp_path, capfd, arguments):
+    folders = ["--data_dir", small_dir, "--logdir", tmp_path / "run"]
+    assert typed(*arguments.split(), *folders, module="tuning") == 2
+    tried["bad inputs refused"] += 1
+    assert capfd.readouterr().err == f"python -m beyond.tuning: error: {BAD[arguments]}\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_tensorboard_shows_a_row_for_each_trial(small_hp, small_dir, tmp_path):
-    trials, _ = ae.tune(ae.read_data_sets(small_dir), tmp_path, 3, small_hp, SPACE)
+    trials, _ = tuning.tune(ae.read_data_sets(small_dir), tmp_path, 3, small_hp, SPACE)
     port = free_port()
     board = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", tmp_path, "--port", str(port)],
@@ -270,7 +198,11 @@ def test_tensorboard_shows_a_row_for_each_trial(small_hp, small_dir, tmp_path):
         board.wait()
     rows = {}
     for group in groups:
-        values = {m["name"].get("group"): m["value"] for m in group["metricValues"] if m["name"]["tag"] == "loss"}  # fmt: skip
+        values = {
+            m["name"].get("group"): m["value"]
+            for m in group["metricValues"]
+            if m["name"]["tag"] == "loss"
+        }
         rows[group["sessions"][0]["name"]] = (group["hparams"], values["validation"])
     assert sorted(rows) == ["trial-000", "trial-001", "trial-002"]
     for number, trial in trials.items():
