@@ -129,7 +129,8 @@ class HParams:
             if choices := field.metadata["choices"]:
                 what, right = " or ".join(choices), value in choices
             elif isinstance(field.default, float):
-                what, right = "a number above 0", array.dtype.kind in "iuf" and 0 < value < math.inf
+                what = "a number above 0"
+                right = array.ndim == 0 and array.dtype.kind in "iuf" and 0 < value < math.inf
             else:
                 what = f"{'whole numbers' if many else 'a whole number'} from {least}"
                 right = array.dtype.kind in "iu" and array.ndim == many and (array >= least).all()
@@ -154,8 +155,7 @@ RECIPES = {
 
 # ---- Input data ----------------------------------------------------------------------------------
 
-# The names of Keras's arrays and of MNIST's files.
-PARTS = {
+PARTS = {  # Keras's names of the arrays, and MNIST's of the files
     "x_train": "train-images-idx3-ubyte",
     "y_train": "train-labels-idx1-ubyte",
     "x_test": "t10k-images-idx3-ubyte",
@@ -856,10 +856,10 @@ def _program(g, dtype):
 
 def one_step(g):
     """The part of the graph from g.X to g.loss and g.opt: a GraphDef, its variables left open."""
-    graph = g.X.graph.as_graph_def()
-    step = tf.graph_util.extract_sub_graph(graph, [g.loss.op.name, g.opt.name])
+    step = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), [g.loss.op.name, g.opt.name])
     for node in step.node:
-        node.attr.pop("_class", None)  # beside which node to compute
+        for name in ("_class", "_gradient_op_type"):  # where to compute; what is numbered anew
+            node.attr.pop(name, None)
         if node.op == "VarHandleOp":
             node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
             node.attr["dtype"].type = tf.resource.as_datatype_enum

@@ -219,3 +219,13 @@ def test_a_changed_graph_is_what_tensorboard_shows(tmp_path):
     shown = tf.GraphDef.FromString(ae.picture(g.X.graph))
     before = built(encode=with_own_variable).X.graph.as_graph_def()
     assert {node.name for node in shown.node} == {node.name for node in before.node}
+
+
+def test_a_run_is_gone_on_with_however_much_was_built_before(tmp_path):
+    """TensorFlow numbers the gradients of swish by what a process has built."""
+    swish = dataclasses.replace(HP, activation="swish", epoch_n=1)
+    for longer in (1, 2):
+        ae.build(swish)
+        g = ae.build(dataclasses.replace(swish, epoch_n=longer))
+        with ae.start(g) as sess:
+            assert len(ae.train(sess, g, DATA, tmp_path, resume=True)) == longer
