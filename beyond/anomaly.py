@@ -9,22 +9,20 @@ how well abnormal test images are told from normal ones.
 import contextlib
 import csv
 import dataclasses
+import io
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 import autoencoder as ae
 from beyond.pca import check_labels, codes_of, nearest_of, table, thousands
 
+tf = ae.tf
 SCORES = ("error", "error x distance")
-EXPERIMENTS = ("one-normal", "one-abnormal", "no-digits")
-ARRAYS = (".npy", ".npz", ".gz", "idx3-ubyte")  # how the names of files of many images end
+ARRAYS = (".npy", ".npz", ".gz", ".idx3-ubyte")
 
 
 class Detector(NamedTuple):
@@ -81,40 +79,45 @@ def auroc(normal, abnormal):
 # ---- Experiments ---------------------------------------------------------------------------------
 
 
-def experiment(name, data, hp):
-    """Trains on normal images alone, and scores normal and abnormal test images.
+def one_label(data, hp, is_normal):
+    """For each label, trains on its images alone if it `is_normal`, or else on all others.
 
-    -> {what is abnormal: {name of SCORES: (scores of normal, of abnormal)}}
+    Yields its name, and {name of SCORES: (scores of normal, of abnormal test images)}.
     """
-    found = {}
-    for normal, others in parts_of(name, data):
-        print(f"abnormal: {', '.join(others)}")
-        g = ae.build(hp)
-        with ae.start(g) as sess:
-            ae.train(sess, g, normal)
-            codes = codes_of(sess, g, normal.train.pixels[:10000])
-            of_normal = anomaly_score(sess, g, normal.test.pixels, codes)
-            for what, images in others.items():
-                scores = anomaly_score(sess, g, images, codes)
-                found[what] = {name: (of_normal[name], scores[name]) for name in SCORES}
-    return found
-
-
-def parts_of(name, data):
-    """Yields DataSets of normal images alone, and {what is abnormal: (n, X_n)}: once for all
-    images; or for each label, which alone is normal, or alone abnormal."""
-    if name == "no-digits":
-        yield data, not_of(data.test)
-        return
     check_labels(data)
-    labels = set.intersection(*(set(part.labels.tolist()) for part in data))
-    if len(labels) < 2:
-        raise ae.AutoEncoderError("there must be images of two labels, in each part of the data")
-    for label in sorted(labels):
-        abnormal = [(part.labels == label) != (name == "one-normal") for part in data]
-        normal = ae.DataSets(*(ae.part_of(part, ~rows) for part, rows in zip(data, abnormal)))
-        what = f"{'all but' * (name == 'one-normal')} label {label}".strip()
-        yield normal, {what: data.test.pixels[abnormal[2]]}
+    for label in np.unique(data.train.labels):
+        normal = [(part.labels == label) == is_normal for part in data]
+        train, validation = (ae.part_of(part, rows) for part, rows in zip(data, normal[:2]))
+        if not len(validation.pixels):  # of a rare label
+            validation = train
+        chosen = data._replace(train=train, validation=validation)
+        (scores,) = scores_after_training(chosen, hp, data.test.pixels)
+        yield f"label {label}", {k: (s[normal[2]], s[~normal[2]]) for k, s in scores.items()}
+
+
+def no_digits(data, hp):
+    """Trains on all images, and scores what is none of them. Yields as one_label does."""
+    abnormal = not_of(data.test)
+    normal, *scores = scores_after_training(data, hp, data.test.pixels, *abnormal.values())
+    for what, of in zip(abnormal, scores):
+        yield what, {name: (normal[name], of[name]) for name in SCORES}
+
+
+EXPERIMENTS = {
+    "one-normal": lambda data, hp: one_label(data, hp, True),
+    "one-abnormal": lambda data, hp: one_label(data, hp, False),
+    "no-digits": no_digits,
+}
+
+
+def scores_after_training(normal, hp, *images):
+    """Trains on normal images alone, DataSets, and scores each of `images`, (n, X_n)."""
+    g = ae.build(hp)
+    with ae.start(g) as sess:
+        with contextlib.redirect_stdout(io.StringIO()):
+            ae.train(sess, g, normal)
+        codes = codes_of(sess, g, normal.train.pixels[:10000])
+        return [anomaly_score(sess, g, part, codes) for part in images]
 
 
 def not_of(test):
@@ -128,16 +131,16 @@ def not_of(test):
     }
 
 
-def plot_roc(found):
-    """Draws ROC curves. found: what experiment() answers -> Figure"""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(SCORES)), SCORES):
-        for what, scores in found.items():
-            pair = [np.sort(of) for of in scores[name]]
-            thresholds = np.unique(np.concatenate(pair))[::-1]
-            rates = [1 - np.searchsorted(of, thresholds) / len(of) for of in pair]
-            axes.plot(*np.hstack([[[0], [0]], rates]), label=f"{what}: {auroc(*pair):.3f}", lw=1)
-        axes.set(title=name, xlabel="false positive rate", ylabel="true positive rate")
+def plot_roc(panels):
+    """Draws ROC curves. panels: {title: {label: (scores of normal, of abnormal)}} -> Figure"""
+    figure = Figure(figsize=(4.5 * len(panels), 4.2), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False)
+    for axes, (title, curves) in zip(grid[0], panels.items()):
+        for label, scores in curves.items():
+            thresholds = np.unique(np.concatenate(scores))[::-1]
+            rates = [1 - np.searchsorted(np.sort(s), thresholds, "left") / len(s) for s in scores]
+            axes.plot(*np.hstack([[[0], [0]], rates]), label=f"{label}: {auroc(*scores):.3f}", lw=1)
+        axes.set(title=title, xlabel="false positive rate", ylabel="true positive rate")
         axes.legend(loc="lower right", fontsize="small", title="AUROC")
     return figure
 
@@ -146,109 +149,127 @@ def plot_roc(found):
 
 
 def read_pictures(path, X_n):
-    """Reads a .npy, a .npz of one array or an IDX file; a picture (PNG, JPEG, BMP or GIF, grey or
-    in colour), or a folder of them, and says what it leaves out.
+    """Reads a .npy, a .npz of one array or an IDX file; a picture (PNG, JPEG, BMP or GIF, grey or in
+    colour), or a folder of them.
 
-    -> images (n, X_n), the name of the file of each
+    -> images (n, X_n), names of their files or None, {file that was left out: why}
     """
     if path.name.endswith(ARRAYS):
         images = ae.data_set(_array(path), None, str(path)).pixels
         if images.shape[1] != X_n:
             raise ae.AutoEncoderError(f"{path} holds images of {images.shape[1]} pixels, not {X_n}")
-        return images, [path.name] * len(images)
-    images = {}
-    height, width = ae.squares(np.empty(X_n)).shape
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        try:
-            with Image.open(file, formats=("PNG", "JPEG", "BMP", "GIF")) as picture:
-                what = f"{picture.width} x {picture.height}, {picture.mode}"
-                if picture.size == (width, height) and picture.mode[0] not in "IF":  # 8 bits
-                    images[file.name] = np.asarray(picture.convert("L")).reshape(X_n)
-        except Exception:  # of many kinds, if it is damaged
-            what = "no picture"
-        if file.name not in images:
-            print(f"left out: {file.name} ({what})")
+        return images, None, {}
+    paths = sorted(path.iterdir()) if path.is_dir() else [path]
+    size, images, names, left_out = ae.squares(np.empty(X_n)).shape, [], [], {}
+    with tf.Graph().as_default() as graph:
+        content = tf.placeholder(tf.string)
+        picture = tf.io.decode_image(content, channels=3, expand_animations=False)
+        picture = tf.image.rgb_to_grayscale(picture)[..., 0]
+    with ae.session(graph) as sess, ae.without_noise(rb".*local_rendezvous|\t \[\["):
+        for file in paths:
+            try:
+                pixels = sess.run(picture, {content: file.read_bytes()})
+            except (tf.errors.InvalidArgumentError, OSError):
+                left_out[file.name] = "no picture"
+            else:
+                if pixels.shape == size:
+                    images.append(pixels.reshape(X_n))
+                    names.append(file.name)
+                else:
+                    left_out[file.name] = "{1} x {0}".format(*pixels.shape)
     if not images:
-        raise ae.AutoEncoderError(f"{path} has no picture of {width} x {height}, grey or colour")
-    return np.stack(list(images.values())), list(images)
+        found = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
+        raise ae.AutoEncoderError(f"{path} has no picture of {size[1]} x {size[0]} ({found})")
+    return np.stack(images), names, left_out
 
 
 def _array(path):
     try:
         if path.suffix not in (".npy", ".npz"):
             return ae.read_idx(path)
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if path.suffix == ".npz":
-            (found,) = found.values()
-        return found
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as e:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array if path.suffix == ".npy" else next(iter(array.values()))
+    except (OSError, ValueError, StopIteration) as e:
         raise ae.AutoEncoderError(f"{path} cannot be read: {e}") from None
 
 
 @contextlib.contextmanager
 def trained(logdir, data):
-    """Yields session and Graph of the run in logdir, which was trained on `data` to its end."""
-    none = ae.AutoEncoderError(
-        f"no network was trained to its end in {logdir}: python autoencoder.py --recipe tuned"
-    )
+    """Yields session and Graph of the complete run in logdir, which was trained on `data`."""
     if not (logdir / ae.CHECKPOINTS).exists():
-        raise none
+        raise ae.AutoEncoderError(
+            f"there is no trained network in {logdir}: python autoencoder.py --recipe tuned"
+        )
     hp, _ = ae.read_run(logdir)
     g = ae.build(hp)
     with ae.start(g) as sess:
-        if len(ae.restore(sess, g, data, logdir)) < hp.epoch_n:
-            raise none
+        ae.restore(sess, g, data, logdir)
         yield sess, g
 
 
 def screen(args, data):
     with trained(args.trained, data) as (sess, g):
-        images, names = read_pictures(args.pictures, g.hp.X_n)
+        images, names, left_out = read_pictures(args.pictures, g.hp.X_n)
         found = detector(sess, g, data)
         scores, flags = detect(sess, g, images, found)
-        most = np.argsort(-scores, kind="stable")[:10]
-        X = ae.scaled(images[most])
-        figure = ae.plot_images(X=X, G=sess.run(g.G, {g.X: X}))
-    for axes, i in zip(figure.axes, most):
-        axes.set_title(f"{i}: {scores[i]:.4g}{' !' if flags[i] else ''}", fontsize="small")
-    head = "index", "score", "flag", "file"
-    lines = [(i, f"{scores[i]:.9g}", int(flags[i]), name) for i, name in enumerate(names)]
+        order = np.argsort(-scores, kind="stable")
+        rows, marks = {}, []
+        for what, chosen in (("most", order[:10]), ("least", order[10:][:-11:-1])):
+            if len(chosen):
+                X = ae.scaled(images[chosen])
+                rows |= {f"{what} abnormal": X, f"{what}: G": sess.run(g.G, {g.X: X})}
+                marks.append([f"{i}: {scores[i]:.3g}{' !' if flags[i] else ''}" for i in chosen])
+    for name, why in left_out.items():
+        print(f"left out: {name} ({why})")
+    head = ["index", "score", "flag"] + ["file"] * bool(names)
+    lines = [[i, f"{scores[i]:.9g}", f"{flags[i]:d}"] for i in range(len(scores))]
+    lines = [line + [name] for line, name in zip(lines, names)] if names else lines
     args.logdir.mkdir(parents=True, exist_ok=True)
     with open(args.logdir / "scores.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([head, *lines])
-    print(table(head, *(lines[i] for i in most)))
+    print(table(head, *(lines[i] for i in order[:10])))
     print(
-        f"flagged: {flags.sum()} of {len(flags)}, whose score is above {found.threshold:.4g}, "
-        f"which 5% of the validation images of {ae.shown(args.data_dir)} exceed"
+        f"flagged: {flags.sum()} of {len(flags)}, whose score is above {found.threshold:.4g}, which "
+        f"5% of the validation images of {ae.shown(args.data_dir)} exceed"
     )
+    figure = ae.plot_images(**rows)
+    columns = len(figure.axes) // len(rows)
+    for line, titles in enumerate(marks):
+        for axes, title in zip(figure.axes[2 * line * columns :], titles):
+            axes.set_title(title, fontsize="small")
     figure.savefig(args.logdir / "screened.png", dpi=100)
     print(f"scores: {ae.shown(args.logdir / 'scores.csv')}")
     print(f"picture: {ae.shown(args.logdir / 'screened.png')}")
 
 
 def measure(args, data):
-    seeds, areas = args.seed, []
+    seeds = args.seed
     del args.seed
     base = ae.hparams(args, data)
+    found, panels = {}, {name: {} for name in SCORES}
     for hp in [dataclasses.replace(base, seed=seed) for seed in seeds]:
-        print(f"seed: {hp.seed}")
-        found = experiment(args.experiment, data, hp)
-        areas.append([[auroc(*scores[name]) for name in SCORES] for scores in found.values()])
-    means = np.mean(areas, axis=0)
-    rows = [[what, *(f"{a:.4f}" for a in of)] for what, of in zip(found, means)]
-    mean = ["mean AUROC", *(f"{a:.4f}" for a in means.mean(axis=0))]
-    print(table([args.experiment, *SCORES], *rows, mean))
+        for abnormal, scores in EXPERIMENTS[args.experiment](data, hp):
+            areas = [auroc(*scores[name]) for name in SCORES]
+            said = ", ".join(f"{area:.4f} ({name})" for area, name in zip(areas, SCORES))
+            print(f"seed {hp.seed}, {abnormal}: AUROC {said}", flush=True)
+            found.setdefault(abnormal, []).append(areas)
+            for name in SCORES:
+                panels[name].setdefault(abnormal, scores[name])
+    means = np.mean(list(found.values()), axis=1)
+    rows = [[what, *(f"{a:.3f}" for a in areas)] for what, areas in zip(found, means)]
+    mean = [f"{area:.4f}" for area in means.mean(axis=0)]
+    print(table([args.experiment, *SCORES], *rows, ["mean AUROC", *mean]))
     path = args.logdir / f"{args.experiment}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    plot_roc(found).savefig(path, dpi=100)
-    print(f"ROC curves of seed {hp.seed}: {ae.shown(path)}")
+    plot_roc(panels).savefig(path, dpi=100)
+    print(f"ROC curves: {ae.shown(path)}")
 
 
 def main(args):
-    """Scores PICTURES by how abnormal they are to the network that was trained in --trained.
-    Without PICTURES, trains on normal images alone, once for each seed, and measures how well
-    abnormal test images are told from normal ones: by the area under the ROC curve (AUROC), which
-    is how often an abnormal image has the greater score."""
+    """Scores PICTURES by how abnormal they are to the network that was trained in --trained. Without
+    PICTURES, trains on normal images alone, once for each seed, and measures how well abnormal test
+    images are told from normal ones: by the area under the ROC curve (AUROC), which is how often an
+    abnormal image has the greater score."""
     data = ae.read_data_sets(args.data_dir)
     print(f"device: {ae.device()}")
     (screen if args.pictures else measure)(args, data)
@@ -256,12 +277,18 @@ def main(args):
 
 if __name__ == "__main__":
     parser = ae.Parser("python -m beyond.anomaly", main.__doc__, ae.LOGDIR.parent / "anomaly")
-    what = "a picture (PNG, JPEG, BMP, GIF), a folder of them, or a .npy, .npz or IDX file"
+    what = (
+        "a picture (PNG, JPEG, BMP, GIF), a folder of them, or a .npy, .npz or IDX file of images"
+    )
     parser.add_argument("pictures", type=Path, nargs="?", help=what)
     where = "the --logdir of the run of PICTURES' network; --data_dir must be that run's"
     parser.add_argument("--trained", type=Path, default=ae.LOGDIR, help=where)
-    of = "without PICTURES: one label is normal, or abnormal, or what is no digit (default: first)"
-    parser.add_argument("--experiment", choices=EXPERIMENTS, default=EXPERIMENTS[0], help=of)
+    parser.add_argument(
+        "--experiment",
+        choices=EXPERIMENTS,
+        default="one-normal",
+        help="without PICTURES: is one label normal, is one abnormal, or what is no digit at all",
+    )
     ae.add_hparams(parser)
     several = "seeds of the experiment (default: 0)"
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help=several)
