@@ -17,7 +17,8 @@
 
 Scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
 Decoder/Layer02, G, loss; and training. What is built is what is trained, saved and shown: change
-`encode`, `l2_loss`, `training` or any other part of the graph, and nothing else has to follow.
+`encode`, `l2_loss`, `training` or any other part of the graph, and nothing else has to follow, as
+long as the loss is a sum over the images that are fed.
 
 Every loss that is printed, returned or written to TensorBoard is for 100 images, the tutorial's
 minibatch, so that it means the same whatever batch_size is.
@@ -413,7 +414,7 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=False, steps_of=N
     hp, pixels = g.hp, data.train.pixels
     if pixels.shape[1] != hp.X_n:
         raise AutoEncoderError(f"X_n is {hp.X_n}, but the images have {pixels.shape[1]} pixels")
-    history = restore(sess, g, data, logdir) if resume else []
+    history = restore(sess, g, data, logdir) if resume and logdir else []
     if history:
         print(f"resumed after epoch {len(history)}")
     steps = (steps_of or compiled_steps)(sess, g, pixels)
@@ -551,7 +552,7 @@ def _about(g, data):
     """What makes a run this run, as JSON has it."""
     nodes = (node.SerializeToString(deterministic=True) for node in one_step(g).node)
     pixels = (np.ascontiguousarray(part.pixels) for part in (data.train, data.validation))
-    images = zlib.crc32(next(pixels), zlib.crc32(next(pixels)))
+    images = zlib.crc32(next(pixels), zlib.crc32(next(pixels), len(data.train.pixels)))
     about = dataclasses.asdict(g.hp) | {"graph": zlib.crc32(b"".join(nodes)), "images": images}
     return json.loads(json.dumps(about))
 

@@ -196,14 +196,14 @@ def _array(path):
 @contextlib.contextmanager
 def trained(logdir, data):
     """Yields session and Graph of the complete run in logdir, which was trained on `data`."""
+    none = f"there is no trained network in {logdir}: python autoencoder.py --recipe tuned"
     if not (logdir / ae.CHECKPOINTS).exists():
-        raise ae.AutoEncoderError(
-            f"there is no trained network in {logdir}: python autoencoder.py --recipe tuned"
-        )
+        raise ae.AutoEncoderError(none)
     hp, _ = ae.read_run(logdir)
     g = ae.build(hp)
     with ae.start(g) as sess:
-        ae.restore(sess, g, data, logdir)
+        if not ae.restore(sess, g, data, logdir):
+            raise ae.AutoEncoderError(none)
         yield sess, g
 
 

@@ -380,6 +380,12 @@ def test_other_images_are_refused(stopped, data, part):
         train(other, stopped, resume=True)
 
 
+def test_another_split_of_the_same_images_is_refused(stopped, data_dir):
+    other = ae.read_data_sets(data_dir, validation_size=20)
+    with pytest.raises(ae.AutoEncoderError, match="is of another run: images [0-9]+, not [0-9]+$"):
+        train(other, stopped, resume=True)
+
+
 # ---- Damaged ----
 
 
