@@ -17,8 +17,7 @@
 
 Scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
 Decoder/Layer02, G, loss; and training. What is built is what is trained, saved and shown: change
-`encode`, `l2_loss`, `training` or any other part of the graph, and nothing else has to follow, as
-long as the loss is a sum over the images that are fed.
+any part of the graph, and nothing else has to follow, if the loss stays a sum over the images fed.
 
 Every loss that is printed, returned or written to TensorBoard is for 100 images, the tutorial's
 minibatch, so that it means the same whatever batch_size is.
@@ -39,7 +38,6 @@ import shlex
 import sys
 import tempfile
 import time
-import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -214,7 +212,7 @@ def read_data_sets(data_dir=DATA_DIR, validation_size=None):
 
 def data_set(images, labels, what):
     """DataSet of images (n, height, width) or (n, X_n); AutoEncoderErrors call them `what`."""
-    n, size = len(images), images.shape[1:]
+    n, size = len(np.atleast_1d(images)), images.shape[1:]
     pixels = images.reshape(n, math.prod(size))
     right = pixels.size and size in (pixels.shape[1:], squares(pixels).shape[1:])
     if right and pixels.dtype.kind == "f" and 0 <= pixels.min() and pixels.max() <= 1:
@@ -222,8 +220,8 @@ def data_set(images, labels, what):
     elif not right or pixels.dtype != np.uint8:
         asked = "square or (n, X_n), bytes or floats from 0 to 1"
         raise AutoEncoderError(f"{what} must be {asked}, not {images.shape}, {images.dtype}")
-    if labels is not None and labels.shape != (n,):
-        raise AutoEncoderError(f"{what} are {n}, but their labels {labels.shape}")
+    if labels is not None and (labels.shape != (n,) or labels.dtype.kind not in "ui"):
+        raise AutoEncoderError(f"{what} are {n}, but their labels {labels.shape}, {labels.dtype}")
     return DataSet(pixels, labels)
 
 
@@ -236,7 +234,7 @@ def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return [arrays[name] if name[0] == "x" else arrays.get(name) for name in PARTS]
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as e:
+    except Exception as e:  # of a dozen kinds, by what is damaged
         raise AutoEncoderError(f"{path} cannot be read: {e}") from None
 
 
