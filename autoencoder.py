@@ -212,7 +212,8 @@ def read_data_sets(data_dir=DATA_DIR, validation_size=None):
 
 def data_set(images, labels, what):
     """DataSet of images (n, height, width) or (n, X_n); AutoEncoderErrors call them `what`."""
-    n, size = len(np.atleast_1d(images)), images.shape[1:]
+    images = np.atleast_1d(images)
+    n, size = len(images), images.shape[1:]
     pixels = images.reshape(n, math.prod(size))
     right = pixels.size and size in (pixels.shape[1:], squares(pixels).shape[1:])
     if right and pixels.dtype.kind == "f" and 0 <= pixels.min() and pixels.max() <= 1:
@@ -220,8 +221,8 @@ def data_set(images, labels, what):
     elif not right or pixels.dtype != np.uint8:
         asked = "square or (n, X_n), bytes or floats from 0 to 1"
         raise AutoEncoderError(f"{what} must be {asked}, not {images.shape}, {images.dtype}")
-    if labels is not None and (labels.shape != (n,) or labels.dtype.kind not in "ui"):
-        raise AutoEncoderError(f"{what} are {n}, but their labels {labels.shape}, {labels.dtype}")
+    if labels is not None and (np.shape(labels) != (n,) or labels.dtype.kind not in "iu"):
+        raise AutoEncoderError(f"{what} are {n}: so many whole numbers must be their labels")
     return DataSet(pixels, labels)
 
 
@@ -586,8 +587,7 @@ def evaluate(sess, g, images):
         total += float(loss)
         error += float(np.vdot(G - X, G - X))
         live |= (Z != 0).any(axis=0)
-    score, per_pixel = 100 * total / len(images), error / images.size
-    return Evaluation(score, per_pixel, int(live.sum()), g.hp.Z_n)
+    return Evaluation(100 * total / len(images), error / images.size, int(live.sum()), g.hp.Z_n)
 
 
 def plot_reconstruction(X, G, labels):
@@ -736,8 +736,7 @@ def image_pb(tag, image):
     """The summary of an image (height, width) of floats in [0, 1]."""
     png = io.BytesIO()
     matplotlib.image.imsave(png, image, cmap="gray", vmin=0, vmax=1, format="png")
-    image = {"encoded_image_string": png.getvalue()}
-    return tf.Summary(value=[{"tag": tag, "image": image}])
+    return tf.Summary(value=[{"tag": tag, "image": {"encoded_image_string": png.getvalue()}}])
 
 
 def picture(graph):
@@ -782,10 +781,10 @@ def write_test(sess, g, test, evaluation, logdir):
     np.savetxt(folder / "labels.tsv", table, "%.5g", "\t", header=f"{name}\tloss", comments="")
     np.savetxt(folder / "Z.tsv", Z, "%.5g", "\t")
     _, height, width = squares(X).shape
-    sheet = np.zeros((100 * 100, height, width), np.float32)
-    sheet[: len(X)] = squares(X)
-    sheet = np.vstack([np.hstack(row) for row in np.split(sheet, 100)])
-    matplotlib.image.imsave(folder / "thumbnails.png", sheet, cmap="gray_r", vmin=0, vmax=1)
+    sheet = np.full((100, 100, height, width), 255, np.uint8)
+    sheet.reshape(10000, height, width)[: len(X)] -= np.uint8(255 * squares(X))
+    sheet = sheet.swapaxes(1, 2).reshape(100 * height, 100 * width)
+    matplotlib.image.imsave(folder / "thumbnails.png", np.dstack([sheet] * 3))
     config = projector.ProjectorConfig()
     of_Z = config.embeddings.add(tensor_name="Z", tensor_path="Z.tsv", metadata_path="labels.tsv")
     of_Z.sprite.image_path = "thumbnails.png"
@@ -805,6 +804,8 @@ def compiled_steps(sess, g, pixels):
     """
     hp, fed, call = g.hp, fed_steps(sess, g, pixels), steps_a_call(g.hp)
     full = len(pixels) // hp.batch_size  # the last minibatch may be smaller
+    if full == 0:
+        return fed
 
     def steps(order, rates, first, last):
         chosen = order[first * hp.batch_size : last * hp.batch_size]
@@ -925,7 +926,7 @@ def main(args):
         train(sess, g, data, args.logdir, args.tensorboard == "on", args.resume)
         evaluation = evaluate(sess, g, data.test.pixels)
         print(evaluation)
-        some = part_of(data.test, slice(10000))
+        some = part_of(data.test, slice(1000))
         G = sess.run(g.G, {g.X: some.images})
         path = args.logdir / "reconstruction.png"
         plot_reconstruction(some.images, G, some.labels).savefig(path, dpi=100)

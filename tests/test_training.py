@@ -106,7 +106,7 @@ OTHER_CHOICES = dict(activation="swish", Z_activation="linear", init="he", sched
     "batch_size, kind, choices",
     [
         (1, "bytes", {}), (7, "floats", {}), (7, "bytes", OTHER_CHOICES),
-        (100, "floats", OTHER_CHOICES), (251, "bytes", {}), (1000, "floats", {}),
+        (100, "floats", OTHER_CHOICES), (251, "bytes", {}), (10**11, "floats", {}),
     ],
 )  # fmt: skip
 def test_the_compiled_program_is_the_tutorials_loop(small_hp, batch_size, kind, choices):
