@@ -501,7 +501,7 @@ def save(sess, g, data, logdir, history):
     temporary = folder / "run.json.tmp"
     temporary.write_text(json.dumps(_about(g, data) | {"history": history}))
     temporary.replace(folder / "run.json")
-    with g.X.graph.as_default():
+    with g.X.graph.as_default(), without_noise(rb""):  # what it logs is an exception as well
         path = str(folder / "epoch")
         _saver(g).save(sess, path, epoch, write_meta_graph=False, write_state=False)
 
@@ -909,7 +909,8 @@ def run(command, parser, again="", argv=None):
         command(parser.parse_args(argv))
         return 0
     except (AutoEncoderError, OSError, tf.errors.OpError) as e:
-        print(f"{parser.prog}: error: {str(e).splitlines()[0]}", file=sys.stderr)
+        reason = re.sub(r"(?s)Graph execution error:.*\nNode: [^\n]*\n", "", str(e)).splitlines()[0]
+        print(f"{parser.prog}: error: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: interrupted{again}", file=sys.stderr)
@@ -917,8 +918,7 @@ def run(command, parser, again="", argv=None):
 
 
 def main(args):
-    """Trains the tutorial's autoencoder on MNIST, evaluates it on the test images, draws X | G, and
-    writes its graph and losses for TensorBoard."""
+    """Trains the tutorial's autoencoder on MNIST, evaluates it, draws X | G, fills TensorBoard."""
     data = read_data_sets(args.data_dir)
     g = build(hparams(args, data))
     print(f"device: {device()}")

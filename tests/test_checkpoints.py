@@ -451,15 +451,18 @@ def test_damaged_json_is_refused_in_one_line(stopped, data):
 # ---- Out of space ----
 
 
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(data_dir, tmp_path, capfd):
+@pytest.mark.parametrize("tensorboard, size", [("on", "200k"), ("off", "28k")])
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
+    data_dir, tmp_path, capfd, tensorboard, size
+):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:
         flags = [*LINEAR, "--batch_size", 10, "--data_dir", data_dir, "--logdir", disk / "run"]
-        assert typed(*flags, "--epoch_n", 60) == 2
+        assert typed(*flags, "--epoch_n", 60, "--tensorboard", tensorboard) == 2
         error = capfd.readouterr().err
         assert error.startswith("autoencoder.py: error: ") and error.count("\n") == 1
         assert "No space left on device" in error
