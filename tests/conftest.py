@@ -35,6 +35,12 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
 
 
+@pytest.fixture(autouse=True)
+def no_notebook(monkeypatch):
+    """The notebook's tests import what says to the module that it is in a notebook."""
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
 @pytest.fixture(scope="session")
 def mnist():
     return ae.read_data_sets(ROOT / "MNIST_data")

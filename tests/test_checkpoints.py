@@ -256,7 +256,8 @@ def test_killed_between_any_two_things_that_a_checkpoint_does(data, tmp_path, mo
 def test_ctrl_c_goes_back_to_the_last_epoch(data_dir, data, tmp_path):
     flags = [*LINEAR, "--epoch_n", 60, "--batch_size", 10, "--data_dir", data_dir, "--logdir"]
     run = subprocess.Popen(
-        command_of([*flags, tmp_path / "run"]), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command_of([*flags, tmp_path / "run"]), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for line in run.stdout:
         if line.startswith("epoch: 7,"):

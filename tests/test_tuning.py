@@ -39,6 +39,13 @@ def search(tmp_path_factory):
     return command, table_of(shell(*command, tmp_path_factory.mktemp("unbroken"), module="tuning"))
 
 
+@pytest.fixture(autouse=True)
+def no_compilation(request, monkeypatch):
+    """It would take most of the time of small trainings."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(ae, "compiled_steps", ae.fed_steps)
+
+
 def test_as_many_trials_as_combinations_are_a_grid(small_hp):
     trials = [tuning.trial_hparams(k, small_hp, SPACE) for k in range(8)]
     combinations = [
