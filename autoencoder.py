@@ -46,9 +46,9 @@ import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 
-# What TensorFlow says at every start: notes of level INFO, and that there is no CUDA driver (error
-# 303, its library is absent). A driver that is there and fails is another error.
+# What TensorFlow says at every start: notes of level INFO, and that there is no CUDA driver (303).
 START_UP_NOISE = rb"I0000 |WARNING: All log messages before|.*UNKNOWN ERROR \(303\)"
+ANYTHING = rb""  # for what is an exception as well
 
 
 @contextlib.contextmanager
@@ -85,7 +85,7 @@ if tf.__version__.startswith("2.21."):  # XLA dies of a flag that it does not kn
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
 
 DATA_DIR = Path(__file__).resolve().parent / "MNIST_data"
-LOGDIR = DATA_DIR.parent / "logs" / "AutoEncoder"
+LOGDIR = "logs/AutoEncoder"  # below where the command runs
 
 
 class AutoEncoderError(Exception):
@@ -186,28 +186,25 @@ def scaled(pixels):
     return np.multiply(pixels, BYTE, dtype=np.float32) if pixels.dtype == np.uint8 else pixels
 
 
-def read_data_sets(data_dir=DATA_DIR, validation_size=None):
+def read_data_sets(data_dir=DATA_DIR):
     """Reads MNIST, or what has its form, as Fashion-MNIST has: a folder of the four IDX files, .gz
     or not; or a .npz of x_train, y_train, x_test and y_test, of which the labels may be absent.
 
     Answers what the tutorial's input_data.read_data_sets answered: `.train`, `.validation` and
-    `.test`, each with `.images` and `.labels`. The first `validation_size` training images are for
-    validation: by default a twelfth, at most the tutorial's 5,000. AutoEncoderError names a file
-    that is missing, damaged, or does not fit the others.
+    `.test`, each with `.images` and `.labels`. The first twelfth of the training images, at most the
+    tutorial's 5,000, is for validation. AutoEncoderError names a file that is missing, damaged, or
+    does not fit the others.
     """
     path = Path(data_dir)
     x_train, y_train, x_test, y_test = _read_npz(path) if path.suffix == ".npz" else _read_idx(path)
     train = data_set(x_train, y_train, f"{path}: training images")
     test = data_set(x_test, y_test, f"{path}: test images")
-    n = len(train.pixels)
     if train.pixels.shape[1] != test.pixels.shape[1]:
         raise AutoEncoderError(f"{path}: training and test images are of different sizes")
-    if validation_size is None:
-        validation_size = min(5000, n // 12)
-    if not 0 < validation_size < n:
-        raise AutoEncoderError(f"{path}: {validation_size} of {n} images cannot be for validation")
-    validation = part_of(train, slice(validation_size))
-    return DataSets(part_of(train, slice(validation_size, None)), validation, test)
+    n = min(5000, len(train.pixels) // 12)
+    if n == 0:
+        raise AutoEncoderError(f"{path} must have at least 12 training images")
+    return DataSets(part_of(train, slice(n, None)), part_of(train, slice(n)), test)
 
 
 def data_set(images, labels, what):
@@ -254,10 +251,10 @@ def read_idx(path):
     """The array in an IDX file of bytes, gzip-compressed or not. AutoEncoderError if it is none."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            *magic, dimensions = file.read(4)
-            if magic != [0, 0, 8]:
+            magic = file.read(4)  # 0, 0, 8 for bytes, and the number of dimensions
+            if magic[:3] != b"\0\0\x08":
                 raise ValueError("it is not an IDX file of bytes")
-            shape = np.frombuffer(file.read(4 * dimensions), ">u4").tolist()
+            shape = np.frombuffer(file.read(4 * magic[-1]), ">u4").tolist()
             return np.frombuffer(file.read(), np.uint8).reshape(shape)
     except (OSError, EOFError, ValueError, zlib.error) as e:
         raise AutoEncoderError(f"{path} cannot be read: {e}") from None
@@ -393,12 +390,11 @@ class Epoch(NamedTuple):
     epoch: int  # 1, 2, ...
     loss: float  # mean over the epoch's minibatches, each before its own update; for 100 images
     validation_loss: float  # after the epoch; for 100 images
-    live: int  # latent variables that are not 0 for every validation image, after the epoch
+    live: int  # latent variables that some validation image moves from 0, after the epoch
     learning_rate: float  # step size of Adam when the epoch began
-    seconds: float
 
 
-def train(sess, g, data, logdir=None, tensorboard=True, resume=False, steps_of=None):
+def train(sess, g, data, logdir=None, resume=False, steps_of=None):
     """Trains for epoch_n epochs of shuffled minibatches; answers an Epoch for each.
 
     data: DataSets, of which `.train` is learnt and `.validation` only watched. With a `logdir`,
@@ -416,18 +412,18 @@ def train(sess, g, data, logdir=None, tensorboard=True, resume=False, steps_of=N
     history = restore(sess, g, data, logdir) if resume and logdir else []
     if history:
         print(f"resumed after epoch {len(history)}")
+    if len(history) == hp.epoch_n:
+        return history
     steps = (steps_of or compiled_steps)(sess, g, pixels)
-    with event_files(sess, g, data, logdir, tensorboard, history) as write:
+    with event_files(sess, g, data, logdir, history) as write:
         for epoch in range(len(history) + 1, hp.epoch_n + 1):
-            begin = time.perf_counter()
             loss = train_epoch(sess, g, pixels, epoch, steps)
             validation = evaluate(sess, g, data.validation.pixels)
             print(f", validation loss: {validation.score:.3f}", flush=True)
             if not math.isfinite(loss + validation.score):
                 raise Diverged(f"the loss is not finite: try learning_rate < {hp.learning_rate}")
             rate = float(learning_rates(hp, epoch, 1)[0])
-            seconds = time.perf_counter() - begin
-            history.append(Epoch(epoch, loss, validation.score, validation.live, rate, seconds))
+            history.append(Epoch(epoch, loss, validation.score, validation.live, rate))
             write(history[-1])
             if logdir:
                 save(sess, g, data, logdir, history)
@@ -439,14 +435,14 @@ def train_epoch(sess, g, pixels, epoch, steps):
     hp, n, total = g.hp, len(pixels), 0.0
     order = np.random.default_rng([hp.seed, epoch]).permutation(n)
     rates = learning_rates(hp, epoch, math.ceil(n / hp.batch_size))
-    live = sys.stdout.isatty() or "ipykernel" in sys.modules  # a file gets a line an epoch
+    watched = sys.stdout.isatty() or "ipykernel" in sys.modules  # a file gets a line an epoch
     for first in range(0, len(rates), steps_a_call(hp)):
         last = min(first + steps_a_call(hp), len(rates))
         total += steps(order, rates, first, last)
-        if live or last == len(rates):
+        if watched or last == len(rates):
             seen = min(last * hp.batch_size, n)
             line = f"epoch: {epoch}, loss: {100 * total / seen:.3f}"
-            print("\r" * live + line, end="", flush=True)
+            print("\r" * watched + line, end="", flush=True)
     return 100 * total / n
 
 
@@ -501,7 +497,7 @@ def save(sess, g, data, logdir, history):
     temporary = folder / "run.json.tmp"
     temporary.write_text(json.dumps(_about(g, data) | {"history": history}))
     temporary.replace(folder / "run.json")
-    with g.X.graph.as_default(), without_noise(rb""):  # what it logs is an exception as well
+    with g.X.graph.as_default(), without_noise(ANYTHING):
         path = str(folder / "epoch")
         _saver(g).save(sess, path, epoch, write_meta_graph=False, write_state=False)
 
@@ -515,16 +511,16 @@ def restore(sess, g, data, logdir):
         return []
     (hp, kept), now = read_run(logdir), _about(g, data)
     if hp.schedule == "constant" and len(kept["history"]) <= g.hp.epoch_n:
-        now["epoch_n"] = hp.epoch_n  # it may go on for longer
+        del now["epoch_n"]  # the run may go on for longer than it was to
     differ = [f"{k} {kept.get(k)}, not {now[k]}" for k in now if kept.get(k) != now[k]]
-    if hp.schedule == "cosine" and hp.epoch_n != now["epoch_n"]:
+    if hp.schedule == "cosine" and hp.epoch_n != g.hp.epoch_n:
         differ.append("each step of a cosine depends on epoch_n")
     if differ:
         raise AutoEncoderError(f"{folder} is of another run: {'; '.join(differ)}")
     for epoch in sorted(epochs, reverse=True):
         path = folder / f"epoch-{epoch}"
         try:
-            with g.X.graph.as_default(), without_noise(rb""):
+            with g.X.graph.as_default(), without_noise(ANYTHING):
                 _saver(g).restore(sess, str(path))
         except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
             print(f"{path} is damaged; looking for an earlier one")
@@ -568,7 +564,7 @@ def _saver(g):
 class Evaluation(NamedTuple):
     score: float  # mean loss of 100 images, the number that the tutorial prints
     per_pixel: float  # mean of (G - X)^2, whatever the loss is
-    live: int  # latent variables that are not 0 for every image
+    live: int  # latent variables that some image moves from 0
     Z_n: int
 
     def __str__(self):
@@ -596,13 +592,12 @@ def plot_reconstruction(X, G, labels):
     X, G: (n, X_n), images and what was generated from them; labels: as first_of_each. -> Figure
     """
     firsts = first_of_each(labels)
-    widths = [4.2, 0.9 * max(len(X[firsts]), 2)]
+    widths = [2.1, 2.1, 0.9 * len(X[firsts]) + 0.3]
     figure = Figure(figsize=(sum(widths), 2.1), layout="constrained")
-    pair, rows = figure.subfigures(1, 2, width_ratios=widths, wspace=0.03)
-    for axes, title, image in zip(pair.subplots(1, 2), "XG", (X[0], G[0])):
-        axes.set_title(title)
-        axes.imshow(squares(image), vmin=0, vmax=1)
-    plot_images(rows, X=X[firsts], G=G[firsts])
+    first_X, first_G, both = figure.subfigures(1, 3, width_ratios=widths)
+    plot_images(first_X, X=X[:1])
+    plot_images(first_G, G=G[:1])
+    plot_images(both, X=X[firsts], G=G[firsts])
     return figure
 
 
@@ -642,13 +637,13 @@ OURS = ".autoencoder"  # how the names of this module's event files end
 
 
 @contextlib.contextmanager
-def event_files(sess, g, data, logdir, tensorboard, history):
+def event_files(sess, g, data, logdir, history):
     """Yields a function that writes an Epoch for TensorBoard, with what the network has become.
 
     | run        | tab        | what it shows                                                      |
     |------------|------------|--------------------------------------------------------------------|
     | train      | Graphs     | the tutorial's picture; time and memory of one step of training    |
-    |            | Scalars    | loss, training/learning rate, training/seconds an epoch            |
+    |            | Scalars    | loss, training/learning rate                                       |
     |            | Histograms | weights/...: all that is trained, in the tutorial w and b          |
     | validation | Scalars    | loss, training/live latents                                        |
     |            | Images     | the first of each label, at most ten, above their reconstructions  |
@@ -658,13 +653,14 @@ def event_files(sess, g, data, logdir, tensorboard, history):
     |            | Text       | command, device, versions                                          |
 
     Losses have one tag, so that their curves overlay; TensorBoard opens the first two groups of a
-    page, loss and reconstruction. A run without a `history` deletes what an earlier one wrote.
+    page, loss and reconstruction. Another scalar is a scalar_pb in `write`: no tf.summary of the
+    graph is run. A run without a `history` deletes what an earlier one wrote.
     """
-    if logdir and not history:
-        _replace_earlier(Path(logdir))
-    if not (logdir and tensorboard):
+    if logdir is None:
         yield lambda epoch: None
         return
+    if not history:
+        _replace_earlier(Path(logdir))
     with g.X.graph.as_default():
         weights = tf.trainable_variables()
     pixels, labels = data.validation
@@ -674,7 +670,6 @@ def event_files(sess, g, data, logdir, tensorboard, history):
         of_training = [
             scalar_pb("loss", epoch.loss),
             scalar_pb("training/learning rate", epoch.learning_rate),
-            scalar_pb("training/seconds an epoch", epoch.seconds),
         ]
         for w, value in zip(weights, sess.run(weights)):
             of_training.append(histogram_pb(f"weights/{w.op.name}", value))
@@ -689,8 +684,9 @@ def event_files(sess, g, data, logdir, tensorboard, history):
         add(of_train, epoch.epoch, *of_training)
         add(of_validation, epoch.epoch, *of_watching)
 
-    runs = [event_file(Path(logdir, run), len(history) + 1) for run in ("train", "validation", "")]
-    with runs[0] as of_train, runs[1] as of_validation, runs[2] as of_run:
+    names = Path(logdir, "train"), Path(logdir, "validation"), Path(logdir)
+    of_train, of_validation, of_run = (event_file(name, len(history) + 1) for name in names)
+    with of_train, of_validation, of_run:
         if not history:
             step = {"tag": "one step of training", "run_metadata": trace(g, data)}
             _write(of_train, graph_def=picture(g.X.graph))
@@ -705,7 +701,7 @@ def _replace_earlier(logdir):
     folders = [logdir / run for run in ("train", "validation", "test", "")]
     earlier = [path for folder in folders for path in folder.glob(f"events.out.tfevents.*{OURS}")]
     if earlier or any((logdir / CHECKPOINTS).glob("epoch-[0-9]*")):
-        print(f"replacing the run in {shown(logdir)}: another logdir would keep it")
+        print(f"replacing the run in {logdir}: another logdir would keep it")
     for path in earlier:
         path.unlink()
 
@@ -761,16 +757,14 @@ def trace(g, data):
 
 def ran():
     """What ran on what, as Markdown."""
-    in_notebook = Path(sys.argv[0]).name == "ipykernel_launcher.py"
-    command = "a notebook" if in_notebook else f"`{shlex.join(['python', *sys.argv])}`"
     python = f"Python {sys.version.split()[0]}"
-    return f"{command} on {device()}; {python}, TensorFlow {tf.__version__}, NumPy {np.__version__}"
+    packages = f"{python}, TensorFlow {tf.__version__}, NumPy {np.__version__}"
+    return f"`{shlex.join(['python', *sys.argv])}` on {device()}; {packages}"
 
 
 def write_test(sess, g, test, evaluation, logdir):
     """Adds the run `test`, a DataSet and its Evaluation, to what train() wrote for TensorBoard: its
-    loss, and for the Projector Z of the first 10,000 images, with label, loss and picture of each.
-    """
+    loss, and for the Projector Z, label, half the squared error and picture of 10,000 images."""
     folder, (pixels, labels) = Path(logdir, "test"), part_of(test, slice(10000))
     with event_file(folder, g.hp.epoch_n) as file:
         add(file, g.hp.epoch_n, scalar_pb("loss", evaluation.score))
@@ -778,7 +772,7 @@ def write_test(sess, g, test, evaluation, logdir):
     Z, G = sess.run([g.Z, g.G], {g.X: X})
     name, labels = ("image", range(len(X))) if labels is None else ("label", labels)
     table = np.stack([labels, np.square(G - X).sum(axis=1) / 2], axis=1)
-    np.savetxt(folder / "labels.tsv", table, "%.5g", "\t", header=f"{name}\tloss", comments="")
+    np.savetxt(folder / "labels.tsv", table, "%.5g", "\t", header=f"{name}\terror", comments="")
     np.savetxt(folder / "Z.tsv", Z, "%.5g", "\t")
     _, height, width = squares(X).shape
     sheet = np.full((100, 100, height, width), 255, np.uint8)
@@ -817,9 +811,9 @@ def compiled_steps(sess, g, pixels):
         return float(sess.run(total, feed)) + fed(order, rates, max(first, full), last)
 
     try:
-        with g.X.graph.as_default(), tf.name_scope("steps/"), without_noise(rb""):
+        with g.X.graph.as_default(), tf.name_scope("steps/"), without_noise(ANYTHING):
             of_pixels, of_rates, of_steps, total = _program(g, pixels.dtype)
-            steps(np.arange(0), np.zeros(0), 0, 0)
+            steps(np.arange(0), np.zeros(0), 0, 0)  # of no steps: XLA compiles it now, or fails
     except (tf.errors.OpError, ValueError, TypeError, AttributeError) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0]
         print(f"training by the tutorial's loop, as XLA cannot compile this graph: {why:.100}")
@@ -831,7 +825,7 @@ def _program(g, dtype):
     """Step after step, each a copy of the graph from g.X to g.opt, on the graph's own variables.
     -> pixels, rates and number of steps, to be fed; the sum of their losses, to be run"""
     hp, step_of_g = g.hp, one_step(g)
-    if any("seed2" in node.attr for node in step_of_g.node):
+    if any("seed2" in node.attr for node in step_of_g.node):  # which all such operations have
         raise ValueError("it draws random numbers")
     handles = {v.handle.name: v.handle for v in tf.global_variables()}
     used = {f"{node.name}:0" for node in step_of_g.node}
@@ -843,6 +837,7 @@ def _program(g, dtype):
             X = tf.slice(pixels, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
             X = tf.cast(X, tf.float32) * BYTE if dtype == np.uint8 else X
             given = handles | {g.X.name: X, g.rate.name: rates[k]}
+            # Identities, as what is given must be of the loop's own graph.
             given = {name: tf.identity(given[name]) for name in given if name in used}
             loss, opt = tf.import_graph_def(step_of_g, given, [g.loss.name, g.opt.name], name="")
             with tf.control_dependencies([opt]):
@@ -871,7 +866,6 @@ def one_step(g):
 
 class Parser(argparse.ArgumentParser):
     def __init__(self, prog, does, logdir):
-        does = " ".join(does.split())
         super().__init__(prog, description=does, allow_abbrev=False, conflict_handler="resolve")
         self.add_argument("--data_dir", type=Path, default=DATA_DIR, help="IDX files, or a .npz")
         self.add_argument("--logdir", type=Path, default=logdir, help="(default: %(default)s)")
@@ -903,10 +897,10 @@ def hparams(args, data):
     return dataclasses.replace(RECIPES[args.recipe], X_n=data.train.pixels.shape[1], **given)
 
 
-def run(command, parser, again="", argv=None):
+def run(command, parser, again=""):
     """Runs command(args). -> exit status: 0; 2 for an error; 130 for Ctrl-C, with how to go on."""
     try:
-        command(parser.parse_args(argv))
+        command(parser.parse_args())
         return 0
     except (AutoEncoderError, OSError, tf.errors.OpError) as e:
         reason = re.sub(r"(?s)Graph execution error:.*\nNode: [^\n]*\n", "", str(e)).splitlines()[0]
@@ -923,28 +917,20 @@ def main(args):
     g = build(hparams(args, data))
     print(f"device: {device()}")
     with start(g) as sess:
-        train(sess, g, data, args.logdir, args.tensorboard == "on", args.resume)
+        train(sess, g, data, args.logdir, args.resume)
         evaluation = evaluate(sess, g, data.test.pixels)
         print(evaluation)
         some = part_of(data.test, slice(1000))
         G = sess.run(g.G, {g.X: some.images})
         path = args.logdir / "reconstruction.png"
         plot_reconstruction(some.images, G, some.labels).savefig(path, dpi=100)
-        print(f"X | G: {shown(path)}")
-        if args.tensorboard == "on":
-            write_test(sess, g, data.test, evaluation, args.logdir)
-            print(f"graph and losses: tensorboard --logdir {shlex.quote(shown(args.logdir))}")
-
-
-def shown(path):
-    """A path as text, from here if it is below here."""
-    path, here = Path(path).absolute(), Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+        print(f"X | G: {path}")
+        write_test(sess, g, data.test, evaluation, args.logdir)
+        print(f"graph and losses: tensorboard --logdir {shlex.quote(str(args.logdir))}")
 
 
 if __name__ == "__main__":
     parser = Parser("autoencoder.py", main.__doc__, LOGDIR)
     add_hparams(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    parser.add_argument("--tensorboard", choices=("on", "off"), default="on")
     sys.exit(run(main, parser, again="; --resume goes on after the last whole epoch"))

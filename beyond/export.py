@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 import autoencoder as ae
-from beyond.anomaly import detector, trained
+from beyond.anomaly import detector
 from beyond.pca import nearest_in_graph
+from beyond.tuning import trained
 
 tf = ae.tf
 
@@ -35,19 +36,17 @@ def export(sess, g, folder, found):
         codes = tf.constant(found.codes)
         _, distances = nearest_in_graph(Z, codes, min(5, len(found.codes)))
         score = error * (1 + tf.reduce_mean(distances, 1))
+        images, detected = {"images": X}, {"score": score, "flag": score > found.threshold}
+        signature = tf.saved_model.predict_signature_def
         signatures = {
-            "encode": ({"images": X}, {"Z": Z}),
-            "decode": ({"Z": Z}, {"G": G}),
-            "reconstruct": ({"images": X}, {"G": G, "error": error}),
-            "detect": ({"images": X}, {"score": score, "flag": score > found.threshold}),
-        }
-        described = {
-            name: tf.saved_model.predict_signature_def(*tensors)
-            for name, tensors in signatures.items()
+            "encode": signature(images, {"Z": Z}),
+            "decode": signature({"Z": Z}, {"G": G}),
+            "reconstruct": signature(images, {"G": G, "error": error}),
+            "detect": signature(images, detected),
         }
     with ae.session(graph) as new:
         builder = tf.saved_model.Builder(str(folder))
-        builder.add_meta_graph_and_variables(new, [tf.saved_model.SERVING], described)
+        builder.add_meta_graph_and_variables(new, [tf.saved_model.SERVING], signatures)
         builder.save()
 
 
@@ -59,7 +58,7 @@ def main(args):
     data = ae.read_data_sets(args.data_dir)
     with trained(args.logdir, data) as (sess, g):
         export(sess, g, args.output, detector(sess, g, data))
-    print(f"SavedModel: {ae.shown(args.output)}")
+    print(f"SavedModel: {args.output}")
 
 
 if __name__ == "__main__":

@@ -48,17 +48,14 @@ def compare(sess, g, data):
     mean, components = pca(images, n)
     codes, test_codes = (np.float32((x - mean) @ components) for x in (images, X))
     G = np.float32(test_codes @ components.T + mean)
-    per_pixel, live = np.square(G - X).mean(dtype=np.float64), (test_codes != 0).any(axis=0).sum()
-    by_pca = ae.Evaluation(50 * X.shape[1] * per_pixel, per_pixel, int(live), n)
+    per_pixel = np.square(G - X).mean(dtype=np.float64)
+    by_pca = ae.Evaluation(50 * X.shape[1] * per_pixel, per_pixel, n, n)
     Z, test_Z = (codes_of(sess, g, part.pixels) for part in (data.train, data.test))
     labels = data.train.labels, data.test.labels
+    evaluation, restored = ae.evaluate(sess, g, data.test.pixels), sess.run(g.G, {g.Z: test_Z})
     return {
         "PCA": Comparison(by_pca, knn_accuracy(codes, test_codes, *labels), G),
-        "autoencoder": Comparison(
-            ae.evaluate(sess, g, data.test.pixels),
-            knn_accuracy(Z, test_Z, *labels),
-            sess.run(g.G, {g.Z: test_Z}),
-        ),
+        "autoencoder": Comparison(evaluation, knn_accuracy(Z, test_Z, *labels), restored),
     }
 
 
@@ -149,17 +146,16 @@ def plot_comparison(test, comparisons, pixels_accuracy):
     top, bottom = figure.subfigures(2, 1, height_ratios=[3, 2.6])
     score, accuracy = top.subplots(1, 2)
     Z_ns = sorted(comparisons)
-    for way, marker in (("PCA", "s"), ("autoencoder", "o")):
+    x = [str(Z_n) for Z_n in Z_ns]  # as names, they stand equally far apart
+    for way, style in (("PCA", "s-"), ("autoencoder", "o-")):
         chosen = [comparisons[Z_n][way] for Z_n in Z_ns]
-        score.plot(Z_ns, [c.evaluation.score for c in chosen], marker=marker, label=way)
-        accuracy.plot(Z_ns, [100 * c.accuracy for c in chosen], marker=marker, label=way)
+        score.plot(x, [c.evaluation.score for c in chosen], style, label=way)
+        accuracy.plot(x, [100 * c.accuracy for c in chosen], style, label=way)
     score.set(ylabel="score: loss of 100 test images", ylim=(0, None))
     accuracy.set(ylabel=f"{ACCURACY} (%)")
     accuracy.axhline(100 * pixels_accuracy, color="gray", linestyle=":", label="the pixels")
     for axes in (score, accuracy):
-        axes.set(xscale="log", xlabel="Z_n")
-        axes.set_xticks(Z_ns, Z_ns)
-        axes.minorticks_off()
+        axes.set(xlabel="Z_n")
         axes.legend()
     shown = max([Z_n for Z_n in Z_ns if Z_n <= 20], default=Z_ns[0])
     firsts = ae.first_of_each(test.labels)
@@ -171,12 +167,10 @@ def plot_comparison(test, comparisons, pixels_accuracy):
 def main(args):
     """Trains an autoencoder for each Z_n, and compares it on the test images with PCA of as many
     components. Goes on where it was stopped."""
-    Z_ns = dict.fromkeys(args.Z_n)
-    del args.Z_n
     data = ae.read_data_sets(args.data_dir)
     check_labels(data)
     base, comparisons = ae.hparams(args, data), {}
-    hps = [dataclasses.replace(base, Z_n=Z_n) for Z_n in Z_ns]
+    hps = [dataclasses.replace(base, Z_n=Z_n) for Z_n in dict.fromkeys(args.Z_ns)]
     print(f"device: {ae.device()}")
     for hp in hps:
         print(f"Z_n: {hp.Z_n}")
@@ -187,14 +181,14 @@ def main(args):
     images, labels = zip(*((part.images, part.labels) for part in (data.train, data.test)))
     pixels_accuracy = knn_accuracy(*images, *labels)
     print(comparison_table(comparisons, pixels_accuracy))
-    path = args.logdir / "pca.png"
-    plot_comparison(data.test, comparisons, pixels_accuracy).savefig(path, dpi=100)
-    print(f"picture: {ae.shown(path)}")
+    figure = plot_comparison(data.test, comparisons, pixels_accuracy)
+    figure.savefig(args.logdir / "pca.png", dpi=100)
+    print(f"picture: {args.logdir / 'pca.png'}")
 
 
 if __name__ == "__main__":
-    parser = ae.Parser("python -m beyond.pca", main.__doc__, ae.LOGDIR.parent / "pca")
+    parser = ae.Parser("python -m beyond.pca", main.__doc__, "logs/pca")
     ae.add_hparams(parser)
-    several = "latent variables of each network (default: 2 5 10 20 40)"
-    parser.add_argument("--Z_n", type=int, nargs="+", default=[2, 5, 10, 20, 40], help=several)
+    several, Z_ns = "latent variables of each network (default: 2 5 10 20 40)", [2, 5, 10, 20, 40]
+    parser.add_argument("--Z_n", dest="Z_ns", type=int, nargs="+", default=Z_ns, help=several)
     sys.exit(ae.run(main, parser, again="; the same command goes on"))

@@ -4,9 +4,11 @@
 
 Same data, initial weights, order of images, minibatch of 100 and Adam everywhere. Each way runs in a
 process of its own, one after the other, five rounds of that; in each process two epochs, of which
-the first is not counted. A way whose loss does not fall as this project's does is marked.
+the first is not counted. A way whose loss does not fall as this project's does is marked. Then the
+same of changed graphs, by both loops of this project. In a quarter of an hour.
 """
 
+import functools
 import json
 import os
 import platform
@@ -21,6 +23,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 SIZES = [784, 500, 300, 20, 300, 500, 784]
 ROUNDS, STEPS = 5, 550
+# A product of (n, m) and (m, k) takes 2 n m k. Each layer has three, but the first, to whose input no
+# gradient goes, two.
+GFLOP = 2 * 100 * (3 * sum(n * m for n, m in zip(SIZES, SIZES[1:])) - SIZES[0] * SIZES[1]) / 1e9
 
 
 def weights():
@@ -49,31 +54,46 @@ def timed(epoch_of):
     return (time.perf_counter() - begin) / STEPS * 1000, losses
 
 
-def tensorflow(steps_of):
+def tensorflow(steps_of, changed=None):
     import autoencoder as ae
 
     train, g = images(), ae.build(ae.HParams())
+    g = changed(ae, g) if changed else g
     with ae.start(g) as sess:
         with g.X.graph.as_default():
             variables = ae.tf.trainable_variables()
-            sess.run([v.assign(w) for v, w in zip(variables, weights())])
+            if len(variables) == 2 * (len(SIZES) - 1):
+                sess.run([v.assign(w) for v, w in zip(variables, weights())])
         steps = steps_of(ae, sess, g, train)
         rates = np.full(STEPS, 0.001, np.float32)
         return timed(lambda order: steps(order, rates, 0, STEPS))
 
 
-def this_project():
-    def steps_of(ae, sess, g, train):
-        steps = ae.compiled_steps(sess, g, train.pixels)
-        return lambda order, rates, *_: sum(
-            steps(order, rates, k, k + 55) for k in range(0, STEPS, 55)
-        )
-
-    return tensorflow(steps_of)
+def compiled(ae, sess, g, train):
+    steps = ae.compiled_steps(sess, g, train.pixels)
+    return lambda order, rates, *_: sum(steps(order, rates, k, k + 55) for k in range(0, STEPS, 55))
 
 
-def one_call_a_step():
-    return tensorflow(lambda ae, sess, g, train: ae.fed_steps(sess, g, train.pixels))
+def fed(ae, sess, g, train):
+    return ae.fed_steps(sess, g, train.pixels)
+
+
+def third_layer(ae, g):
+    return ae.build(ae.HParams(enc_n=(500, 300, 100), dec_n=(100, 300, 500)))
+
+
+def cross_entropy(ae, g):
+    with g.X.graph.as_default():
+        wrong = g.X * ae.tf.log(g.G + 1e-6) + (1 - g.X) * ae.tf.log(1 - g.G + 1e-6)
+        loss = -ae.tf.reduce_sum(wrong)
+        rate, opt = ae.training(loss, g.hp)
+        return g._replace(loss=loss, rate=rate, opt=opt, init=ae.tf.global_variables_initializer())
+
+
+def rmsprop(ae, g):
+    with g.X.graph.as_default():
+        opt = ae.tf.train.RMSPropOptimizer(g.rate).minimize(g.loss)
+        return g._replace(opt=opt, init=ae.tf.global_variables_initializer())
 
 
 def the_tutorials_loop():
@@ -194,6 +214,20 @@ def torch_compile():
     return _torch(compiled=True)
 
 
+def matrix_rate():
+    """The machine's best: GFLOP/s of products of large matrices, the best of two libraries."""
+    import torch
+
+    n, best = 2048, 0.0
+    a, b = np.ones((2, n, n), np.float32)
+    for product in (np.matmul, lambda a, b: torch.mm(torch.from_numpy(a), torch.from_numpy(b))):
+        for _ in range(10):
+            begin = time.perf_counter()
+            product(a, b)
+            best = max(best, 2 * n**3 / (time.perf_counter() - begin) / 1e9)
+    return best, [float("nan")] * 2
+
+
 def floor():
     """No training: the matrix products of a step and one fused pass of Adam, by PyTorch's MKL."""
     import torch
@@ -222,15 +256,21 @@ def floor():
 
 
 WAYS = {
-    "this project": this_project,
+    "this project": lambda: tensorflow(compiled),
     "the tutorial's loop, two calls a step": the_tutorials_loop,
-    "feed loop, one call a step": one_call_a_step,
+    "feed loop, one call a step": lambda: tensorflow(fed),
     "Keras fit": keras_fit,
     "JAX, jit and scan": jax_scan,
     "PyTorch, eager, fused Adam": torch_eager,
     "PyTorch, torch.compile, fused Adam": torch_compile,
     "floor: products and Adam alone": floor,
 }
+CHANGED = {"a third layer": third_layer, "cross entropy": cross_entropy, "RMSProp": rmsprop}
+LOOPS = {"compiled_steps": compiled, "fed_steps": fed}
+ALL = WAYS | {"matrix rate": matrix_rate}
+for graph, changed in CHANGED.items():
+    for loop, steps_of in LOOPS.items():
+        ALL[f"{graph}, {loop}"] = functools.partial(tensorflow, steps_of, changed)
 
 
 def version(package):
@@ -244,7 +284,7 @@ def version(package):
 
 def main():
     if len(sys.argv) > 1:
-        print("RESULT", json.dumps(WAYS[sys.argv[1]]()))
+        print("RESULT", json.dumps(ALL[sys.argv[1]]()))
         return
     info = Path("/proc/cpuinfo")
     model = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else [platform.processor()]  # fmt: skip
@@ -252,7 +292,7 @@ def main():
     print(", ".join(map(version, ("tensorflow", "keras", "numpy", "jax", "torch"))))
     times, losses, missing = {}, {}, {}
     for round_ in range(ROUNDS):
-        for name in (name for name in WAYS if name not in missing):
+        for name in (name for name in ALL if name not in missing):
             print(
                 f"\rround {round_ + 1} of {ROUNDS}: {name:40}", end="", file=sys.stderr, flush=True
             )
@@ -260,22 +300,32 @@ def main():
             if run.returncode:
                 missing[name] = run.stderr.strip().splitlines()[-1]
                 continue
-            ms, losses[name] = json.loads(run.stdout.split("RESULT ")[1])
-            times.setdefault(name, []).append(ms)
+            figure, losses[name] = json.loads(run.stdout.split("RESULT ")[1])
+            times.setdefault(name, []).append(figure)
     print(f"\r{'':60}\r", end="", file=sys.stderr)
+    best = max(times.get("matrix rate", [float("nan")]))
+    print(f"a step's products are {1000 * GFLOP:.0f} MFLOP; matrix rate: {best:.0f} GFLOP/s\n")
+    print("| way | ms a step: median (min to max) | this project / it | share of rate | loss |")
+    print("|---|---|---|---|---|")
     ours = statistics.median(times["this project"])
-    print(
-        "\n| way | ms a step: median (min to max) | this project / it | loss |\n|---|---|---|---|"
-    )
     for name in WAYS:
         if name in missing:
-            print(f"| {name} | did not run: {missing[name]} | | |")
+            print(f"| {name} | did not run: {missing[name]} | | | |")
             continue
         median, loss = statistics.median(times[name]), losses[name][1]
         off = abs(loss / losses["this project"][1] - 1) > 0.1
         note = "" if loss != loss else f"{loss:.0f}{' (other work!)' if off else ''}"
-        spread = f"{min(times[name]):.2f} to {max(times[name]):.2f}"
-        print(f"| {name} | {median:.2f} ({spread}) | {ours / median:.2f} | {note} |")
+        share = 1000 * GFLOP / median / best
+        print(f"| {name} | {spread(times[name])} | {ours / median:.2f} | {share:.0%} | {note} |")
+    print("\n| graph | compiled_steps: ms a step | fed_steps | compiled / fed |\n|---|---|---|---|")
+    for graph in CHANGED:
+        both = [times[f"{graph}, {loop}"] for loop in LOOPS]
+        ratio = statistics.median(both[0]) / statistics.median(both[1])
+        print(f"| {graph} | {spread(both[0])} | {spread(both[1])} | {ratio:.2f} |")
+
+
+def spread(figures):
+    return f"{statistics.median(figures):.2f} ({min(figures):.2f} to {max(figures):.2f})"
 
 
 if __name__ == "__main__":

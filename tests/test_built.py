@@ -40,7 +40,7 @@ def trained(g, steps_of):
     """-> history without times, all variables by name"""
     with ae.start(g) as sess:
         history = ae.train(sess, g, DATA, steps_of=steps_of)
-        return [e._replace(seconds=0) for e in history], variables(g, sess)
+        return history, variables(g, sess)
 
 
 @functools.cache
@@ -201,7 +201,7 @@ def test_a_changed_graph_is_saved_resumed_and_refused_by_another(change, tmp_pat
         with ae.start(g) as sess:
             history = ae.train(sess, g, DATA, tmp_path, resume=True)
             weights = variables(g, sess)
-    assert [e._replace(seconds=0) for e in history] == unbroken[0]
+    assert history == unbroken[0]
     for name, value in unbroken[1].items():
         np.testing.assert_array_equal(weights[name], value)
     before = files(tmp_path)

@@ -36,16 +36,13 @@ def same(a, b):
 
 
 def curves(logdir):
-    """{(run, tag): [(step, value)]} of all scalars but times, as TensorBoard itself reads them."""
+    """{(run, tag): [(step, value)]} of all scalars, as TensorBoard itself reads them."""
     found = {}
     for run in ("train", "validation", "test"):
         events = EventAccumulator(str(logdir / run))
         events.Reload()
         for tag in events.Tags()["tensors"]:
-            if (
-                "seconds" not in tag
-                and events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
-            ):
+            if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
                 read = [
                     (e.step, tensor_util.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)
                 ]
@@ -64,12 +61,12 @@ def data(data_dir):
 
 
 def train(data, logdir, hp=HP, **arguments):
-    """-> history without times, all variables"""
+    """-> history, all variables"""
     g = ae.build(hp)
     with ae.start(g) as sess:
         history = ae.train(sess, g, data, logdir, steps_of=ae.fed_steps, **arguments)
         with g.X.graph.as_default():
-            return [e._replace(seconds=0) for e in history], sess.run(tf.global_variables())
+            return history, sess.run(tf.global_variables())
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +204,7 @@ def test_killed_between_any_two_things_that_a_checkpoint_does(data, tmp_path, mo
 
     def two_epochs(logdir, hp=HP, **arguments):
         hp = dataclasses.replace(hp, epoch_n=2)
-        return train(data, logdir, hp, tensorboard=False, **arguments)
+        return train(data, logdir, hp, **arguments)
 
     unbroken = two_epochs(None)
     if earlier:
@@ -316,13 +313,6 @@ def test_a_fresh_run_keeps_the_earlier_ones_checkpoints_until_its_first_epoch(
     assert {path.read_text() for path in mine} == {"a file of the user's"}
 
 
-def test_without_tensorboard_there_are_checkpoints_alone(data, unbroken, tmp_path, capsys):
-    train(data, tmp_path)
-    check(train(data, tmp_path, tensorboard=False), unbroken)
-    assert [*tmp_path.rglob("events.*")] == []
-    check(train(data, tmp_path, resume=True), unbroken)
-
-
 def test_a_run_in_another_runs_subfolder_is_kept(data, tmp_path):
     train(data, tmp_path / "inner")
     before = files(tmp_path)
@@ -381,8 +371,11 @@ def test_other_images_are_refused(stopped, data, part):
         train(other, stopped, resume=True)
 
 
-def test_another_split_of_the_same_images_is_refused(stopped, data_dir):
-    other = ae.read_data_sets(data_dir, validation_size=20)
+def test_another_split_of_the_same_images_is_refused(stopped, data):
+    pixels = np.concatenate([data.validation.pixels, data.train.pixels])
+    other = data._replace(
+        train=ae.DataSet(pixels[20:], None), validation=ae.DataSet(pixels[:20], None)
+    )
     with pytest.raises(ae.AutoEncoderError, match="is of another run: images [0-9]+, not [0-9]+$"):
         train(other, stopped, resume=True)
 
@@ -452,18 +445,15 @@ def test_damaged_json_is_refused_in_one_line(stopped, data):
 # ---- Out of space ----
 
 
-@pytest.mark.parametrize("tensorboard, size", [("on", "200k"), ("off", "28k")])
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
-    data_dir, tmp_path, capfd, tensorboard, size
-):
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(data_dir, tmp_path, capfd):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:
         flags = [*LINEAR, "--batch_size", 10, "--data_dir", data_dir, "--logdir", disk / "run"]
-        assert typed(*flags, "--epoch_n", 60, "--tensorboard", tensorboard) == 2
+        assert typed(*flags, "--epoch_n", 60) == 2
         error = capfd.readouterr().err
         assert error.startswith("autoencoder.py: error: ") and error.count("\n") == 1
         assert "No space left on device" in error

@@ -38,25 +38,21 @@ def test_the_main_job_has_the_tutorials_score_and_beats_pca(main_job, mnist):
 LEFT = [
     "checkpoints/epoch-1.data-00000-of-00001", "checkpoints/epoch-1.index",
     "checkpoints/epoch-2.data-00000-of-00001", "checkpoints/epoch-2.index", "checkpoints/run.json",
-    "reconstruction.png",
-]  # fmt: skip
-FOR_TENSORBOARD = [
-    "events", "test/Z.tsv", "test/events", "test/labels.tsv", "test/projector_config.pbtxt",
-    "test/thumbnails.png", "train/events", "validation/events",
+    "events", "reconstruction.png", "test/Z.tsv", "test/events", "test/labels.tsv",
+    "test/projector_config.pbtxt", "test/thumbnails.png", "train/events", "validation/events",
 ]  # fmt: skip
 
 
-def check_what_it_prints_and_leaves(out, folder, tensorboard):
-    device, one, two, score, picture, *board = out.splitlines()
+def check_what_it_prints_and_leaves(out, folder):
+    device, one, two, score, picture, board = out.splitlines()
     assert re.fullmatch("device: (CPU, [0-9]+ cores|GPU, .*)", device)
     for k, line in enumerate((one, two), 1):
         assert re.fullmatch(rf"epoch: {k}, loss: [0-9.]+, validation loss: [0-9.]+", line)
     assert score_of(score) > 0 and picture == "X | G: run/reconstruction.png"
-    assert board == ["graph and losses: tensorboard --logdir run"] * tensorboard
+    assert board == "graph and losses: tensorboard --logdir run"
     assert (folder / "run" / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
     left = [str(path.relative_to(folder / "run")) for path in files(folder / "run")]
-    expected = LEFT + FOR_TENSORBOARD * tensorboard
-    assert sorted(re.sub(r"\.out\..*", "", path) for path in left) == sorted(expected)
+    assert sorted(re.sub(r"\.out\..*", "", path) for path in left) == LEFT
 
 
 @pytest.mark.slow
@@ -72,17 +68,8 @@ def test_two_epochs_of_the_main_job_and_their_memory(tmp_path):
                          text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
     out, peak, _ = re.split("([0-9.]+)\n$", run.stdout)
-    check_what_it_prints_and_leaves(out, tmp_path, tensorboard=True)
+    check_what_it_prints_and_leaves(out, tmp_path)
     assert float(peak) < 400  # MiB
-
-
-def test_the_main_job_without_tensorboard(small_dir, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    small = ["--enc_n", 8, "--dec_n", 8, "--epoch_n", 2, "--data_dir", small_dir]
-    assert typed(*small, "--logdir", "run", "--tensorboard", "off") == 0
-    out, err = capfd.readouterr()
-    assert err == ""
-    check_what_it_prints_and_leaves(out, tmp_path, tensorboard=False)
 
 
 BAD = {
@@ -98,13 +85,12 @@ BAD = {
     "--X_n 785": "unrecognized arguments: --X_n 785 (see --help)",
     "--epoch 1": "unrecognized arguments: --epoch 1 (see --help)",
     "compare": "unrecognized arguments: compare (see --help)",
-    "--tensorboard": "argument --tensorboard: expected one argument (see --help)",
     "--data_dir {file}": "there is no {file}/train-images-idx3-ubyte, nor .gz",
     "--logdir {file}": "[Errno 17] File exists: '{file}'",
     "--logdir /proc/logs": "[Errno 2] No such file or directory: '/proc/logs'",
     "--learning_rate 1e30": "the loss is not finite: try learning_rate < 1e+30",
 }
-CHOICES = ("recipe", "activation", "Z_activation", "init", "schedule", "tensorboard")
+CHOICES = ("recipe", "activation", "Z_activation", "init", "schedule")
 
 
 @pytest.mark.parametrize("arguments", BAD)
@@ -140,7 +126,7 @@ def test_help_names_every_hyperparameter_and_its_default(capfd):
         if name != "X_n":
             default = " ".join(map(str, value)) if isinstance(value, tuple) else value
             assert re.search(rf"--{name} .*?\(default: {default}\)", text)
-    for flag in ("--recipe", "--data_dir", "--logdir", "--resume", "--tensorboard"):
+    for flag in ("--recipe", "--data_dir", "--logdir", "--resume"):
         assert flag in text
 
 

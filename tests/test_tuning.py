@@ -18,8 +18,6 @@ from conftest import ROOT, command_of, files, free_port, shell, small_files, tri
 from conftest import SMALL as SIZE
 
 SPACE = {"Z_activation": ("relu", "linear"), "learning_rate": (0.01, 0.001), "batch_size": (50, 9)}
-VARY = ["--vary", "Z_activation", "relu", "linear", "--vary", "learning_rate", 0.01, 0.001]
-VARY += ["--vary", "batch_size", 50, 9]
 
 
 def table_of(run):
@@ -34,7 +32,7 @@ def table_of(run):
 def search(tmp_path_factory):
     """search(folder, ...): the shell's search of four trials. And what an unbroken one found."""
     small = small_files(tmp_path_factory.mktemp("small"))
-    command = [*SIZE, "--epoch_n", 2, "--data_dir", small, *VARY]
+    command = [*SIZE, "--epoch_n", 2, "--data_dir", small, "--space", json.dumps(SPACE)]
     command += ["--trials", 4, "--logdir"]
     return command, table_of(shell(*command, tmp_path_factory.mktemp("unbroken"), module="tuning"))
 
@@ -55,9 +53,7 @@ def test_as_many_trials_as_combinations_are_a_grid(small_hp):
     assert len(set(trials)) == 8 and set(trials) == set(combinations)
     more = SPACE | {"enc_n": ((5, 4), (7,))}
     assert len({tuning.trial_hparams(k, small_hp, more) for k in range(16)}) == 16
-    with pytest.raises(
-        ae.AutoEncoderError, match="^there is no trial 16, only 0 to 15: see --vary"
-    ):
+    with pytest.raises(ae.AutoEncoderError, match="^there is no trial 16, only 0 to 15$"):
         tuning.trial_hparams(16, small_hp, more)
     others = [
         tuning.trial_hparams(k, dataclasses.replace(small_hp, seed=1), SPACE) for k in range(8)
@@ -106,12 +102,14 @@ def test_a_search_killed_after_two_trials_goes_on(search, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    second = tmp_path / "trial-001" / "checkpoints"
-    before = {path: path.stat().st_mtime_ns for path in second.rglob("*")}
+    before = times(tmp_path / "trial-001")
     run = shell(*command, tmp_path, module="tuning")
     assert table_of(run) == unbroken
-    assert run.stdout.count("finished earlier") == 2
-    assert {path: path.stat().st_mtime_ns for path in second.rglob("*")} == before
+    assert times(tmp_path / "trial-001") == before
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_trials_by_processes_of_their_own_gather_to_the_same_table(search, tmp_path):
@@ -123,9 +121,8 @@ def test_trials_by_processes_of_their_own_gather_to_the_same_table(search, tmp_p
     before = files(tmp_path)
     run = shell(*command, tmp_path, module="tuning")
     assert table_of(run) == unbroken
-    assert run.stdout.count("finished earlier") == 4 and "epoch: " not in run.stdout
-    after = files(tmp_path)
-    assert {path: after[path] for path in before} == before
+    assert run.stdout.count("resumed after epoch 2") == 4 and "epoch: " not in run.stdout
+    assert files(tmp_path) == before
 
 
 def test_a_trial_that_diverges_is_the_last_and_stops_nothing(small_hp, small_dir, tmp_path, capsys):
@@ -159,21 +156,25 @@ def test_another_search_in_the_same_folder_is_refused(small_hp, small_dir, tmp_p
     data = ae.read_data_sets(small_dir)
     tuning.tune(data, tmp_path, 1, small_hp, SPACE)
     before = files(tmp_path)
-    with pytest.raises(ae.AutoEncoderError, match="trial-000 is of another search: choose anot"):
-        tuning.tune(data, tmp_path, 1, dataclasses.replace(small_hp, epoch_n=3), SPACE)
+    with pytest.raises(
+        ae.AutoEncoderError, match="trial-000/checkpoints is of another run: .*seed 0, not 1"
+    ):
+        tuning.tune(data, tmp_path, 1, dataclasses.replace(small_hp, seed=1), SPACE)
     assert files(tmp_path) == before
 
 
+NOT = "a space is hyperparameters and lists of values, not "
 BAD = {
     "--trials 0": "--trials must be a whole number from 1, not 0",
     "--trials many": "argument --trials: invalid int value: 'many' (see --help)",
-    "--trial -1": "there is no trial -1, only 0 to 143: see --vary",
-    "--trial 2 --vary Z_n 5 6 5": "there is no trial 2, only 0 to 1: see --vary",
-    "--vary seed": "--vary seed: there are no values to try",
-    "--vary Z_n 5 0": "Z_n must be a whole number from 1, not 0",
-    "--vary enc_n 0": "enc_n must be whole numbers from 1, not (0,)",
-    "--vary init he magic": "init must be normal or he or glorot, not 'magic'",
-    "--vary learning_rate fast": "learning_rate must be a number above 0, not 'fast'",
+    "--trial -1": "there is no trial -1, only 0 to 143",
+    '--trial 2 --space {"Z_n":[5,6]}': "there is no trial 2, only 0 to 1",
+    '--space {"seed":[]}': NOT + "{'seed': []}",
+    '--space {"Zn":[5]}': NOT + "{'Zn': [5]}",
+    '--space {"Z_n":5}': NOT + "{'Z_n': 5}",
+    "--space Z_n": "argument --space: invalid loads value: 'Z_n' (see --help)",
+    '--space {"Z_n":[0]}': "Z_n must be a whole number from 1, not 0",
+    '--space {"init":["magic"]}': "init must be normal or he or glorot, not 'magic'",
 }
 
 
