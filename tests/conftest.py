@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
+from beyond.scale import PEAK
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -121,6 +122,24 @@ def model(tmp_path_factory):
     return logdir, data
 
 
+@pytest.fixture(scope="session")
+def short_job(main_job):
+    """Two epochs of the main job, beside it: its `.logdir`, and `.peak` in MiB above the imports."""
+    code = PEAK + (
+        "import runpy, sys, autoencoder\n"
+        "before, sys.argv = peak(), sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print(peak() - before)"
+    )
+    command = [sys.executable, "-c", code, ROOT / "autoencoder.py", "--epoch_n", "2"]
+    logs, env = main_job.logdir.parent, os.environ | {"PYTHONPATH": str(ROOT)}
+    command += ["--logdir", "short_job"]
+    run = subprocess.run(command, cwd=logs, env=env, capture_output=True, text=True)
+    run.stdout, run.peak, _ = re.split("([0-9.]+)\n$", run.stdout)
+    run.logdir = logs / "short_job"
+    return run
+
+
 def score_of(stdout):
     return float(re.search(r"^score: ([0-9.]+) .* of 20 latents", stdout, re.MULTILINE)[1])
 
@@ -158,9 +177,9 @@ def server(command, url, log):
         process.wait()
 
 
-@contextlib.contextmanager
-def browser(folder, size):
-    """Headless Chromium, with its files in the folder. WebGL is drawn without a GPU."""
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    """Headless Chromium. WebGL is drawn without a GPU."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -168,12 +187,10 @@ def browser(folder, size):
     for flag in ("headless=new", "no-sandbox", "use-angle=swiftshader",
                  "enable-unsafe-swiftshader", "disable-background-networking",
                  "disable-component-update", "disable-sync", "no-first-run",
-                 f"window-size={size}", f"user-data-dir={folder / 'chromium'}"):  # fmt: skip
+                 "window-size=1400,1000", f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
-    try:
-        yield driver
-    finally:
-        driver.quit()
+    yield driver
+    driver.quit()

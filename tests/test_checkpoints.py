@@ -126,10 +126,10 @@ def exit_code(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 def killed(folder, *more):
-    pid, delay = job(folder, *more), delays.uniform(0.5, 3)
+    pid, delay = job(folder, *more), delays.uniform(0.3, 2)
     end = time.monotonic() + delay
     while time.monotonic() < end:
-        time.sleep(0.05)
+        time.sleep(0.02)
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
@@ -159,7 +159,8 @@ print("kills:", kills)
 
 @pytest.mark.slow
 def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(data_dir, tmp_path):
-    flags = [*LINEAR, "--epoch_n", 40, "--batch_size", 10, "--data_dir", data_dir, "--logdir"]
+    # A batch of more than all images is trained on without compilation, which takes a second.
+    flags = [*LINEAR, "--epoch_n", 40, "--batch_size", 400, "--data_dir", data_dir, "--logdir"]
     assert typed(*flags, tmp_path / "unbroken") == 0
     assert typed(*flags, tmp_path / "earlier", "--seed", 1, "--epoch_n", 3) == 0
     (tmp_path / "runs").mkdir()
@@ -176,22 +177,21 @@ def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(data_dir, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_real_job_killed_and_resumed(main_job, tmp_path):
-    job = subprocess.Popen(
-        command_of(["--logdir", tmp_path / "run"]), stdout=subprocess.PIPE, text=True
-    )
+def test_the_real_job_killed_and_resumed(short_job, tmp_path):
+    flags = ["--epoch_n", 2, "--logdir", tmp_path / "run"]
+    job = subprocess.Popen(command_of(flags), stdout=subprocess.PIPE, text=True)
     for line in job.stdout:
-        if line.startswith("epoch: 5,"):
-            time.sleep(random.uniform(0.1, 1.9))
+        if line.startswith("epoch: 1,"):
+            time.sleep(random.uniform(0.3, 1))
             break
     job.kill()
     job.wait()
-    resumed = shell("--logdir", tmp_path / "run", "--resume")
+    resumed = shell(*flags, "--resume")
     assert (resumed.returncode, resumed.stderr) == (0, "")
-    assert re.search("^resumed after epoch [4-9]$", resumed.stdout, re.M)
-    assert score_of(resumed.stdout) == score_of(main_job.stdout)
-    assert same(kept(tmp_path / "run", 10), kept(main_job.logdir, 10))
-    assert curves(tmp_path / "run") == curves(main_job.logdir)
+    assert re.search("^resumed after epoch [12]$", resumed.stdout, re.M)
+    assert score_of(resumed.stdout) == score_of(short_job.stdout)
+    assert same(kept(tmp_path / "run", 2), kept(short_job.logdir, 2))
+    assert curves(tmp_path / "run") == curves(short_job.logdir)
     tried["kills survived"] += 1
 
 
@@ -201,6 +201,8 @@ OTHER = dataclasses.replace(HP, seed=1)
 @pytest.mark.parametrize("earlier", [None, HP, OTHER])
 def test_killed_between_any_two_things_that_a_checkpoint_does(data, tmp_path, monkeypatch, earlier):
     """Before and after each file that is written, renamed or deleted, in two epochs."""
+
+    monkeypatch.setattr(ae, "trace", lambda g, data: b"")  # takes most of the time of two epochs
 
     def two_epochs(logdir, hp=HP, **arguments):
         hp = dataclasses.replace(hp, epoch_n=2)

@@ -1,8 +1,7 @@
-"""AutoEncoder.ipynb: as it is committed, executed on a tenth of the data, and in a browser."""
+"""AutoEncoder.ipynb: as it is committed; each cell twice, on a tenth of the data; all, in a browser."""
 
 import ast
 import contextlib
-import copy
 import io
 import json
 import os
@@ -18,7 +17,7 @@ from nbclient import NotebookClient
 
 import autoencoder as ae
 from beyond import anomaly, pca, tuning
-from conftest import ROOT, browser, free_port, needs_browser, score_of, server, typed
+from conftest import ROOT, free_port, needs_browser, score_of, server
 
 NOTEBOOK = ROOT / "AutoEncoder.ipynb"
 
@@ -133,33 +132,32 @@ def kernel(notebook, folder):
         yield client
 
 
-@pytest.fixture(scope="module")
-def short(mnist, tmp_path_factory):
-    """The notebook for a tenth of the images and one epoch a training; and the shell's score."""
-    folder = tmp_path_factory.mktemp("short")
+def short(mnist, folder):
+    """The notebook for a tenth of the images, and one epoch a training by the tutorial's loop, as
+    compilation would take most of the time; and the score that it should find."""
     arrays = {}
     for part, n in (("train", 6000), ("test", 1000)):
         pixels, labels = ae.part_of(getattr(mnist, part), slice(n))
         arrays |= {f"x_{part}": pixels, f"y_{part}": labels}
     np.savez(folder / "mnist.npz", **arrays)
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        data = ["--data_dir", folder / "mnist.npz"]
-        assert typed("--epoch_n", 1, *data, "--logdir", folder / "run") == 0
+    data, g = ae.read_data_sets(folder / "mnist.npz"), ae.build(ae.HParams(epoch_n=1))
+    with ae.start(g) as sess, contextlib.redirect_stdout(io.StringIO()):
+        ae.train(sess, g, data, steps_of=ae.fed_steps)
+        score = ae.evaluate(sess, g, data.test.pixels).score
     notebook = read()
     for id, long, shorter in (
+        ("imports", "tf = ae.tf", "tf = ae.tf; ae.compiled_steps = ae.fed_steps"),
         ("hp", "epoch_n=10", "epoch_n=1"),
         ("data", "read_data_sets()", f"read_data_sets({str(folder / 'mnist.npz')!r})"),
         ("entropy", "epoch_n=2", "epoch_n=1"),
-        ("Z_n", "(2, 5, 20)", "(2,)"),
-        ("tune", "trials=4", "trials=2"),
+        ("Z_n", "(2, 5)", "(2,)"),
+        ("tune", "trials=3", "trials=2"),
         ("tuned", 'ae.RECIPES["tuned"]', 'dataclasses.replace(ae.RECIPES["tuned"], epoch_n=1)'),
     ):
         cell = cell_of(notebook, id)
         assert long in cell.source
         cell.source = cell.source.replace(long, shorter)
-    for cell in code_cells(notebook):
-        cell.outputs, cell.execution_count = [], None
-    return notebook, score_of(said.getvalue())
+    return notebook, f"score: {score:.3f} "
 
 
 def execute(client, notebook, times=1):
@@ -171,8 +169,8 @@ def execute(client, notebook, times=1):
 
 
 @pytest.mark.slow
-def test_every_cell_can_be_run_twice_in_a_row_and_all_of_it_again(kernel_folder, short):
-    notebook, score = copy.deepcopy(short)
+def test_every_cell_can_be_run_twice_in_a_row_and_all_of_it_again(mnist, kernel_folder, tmp_path):
+    notebook, score = short(mnist, tmp_path)
     count = nbformat.v4.new_code_cell(
         "[len(g.X.graph.get_collection('variables')), len(tf.get_default_graph().get_operations())]"
     )
@@ -180,14 +178,14 @@ def test_every_cell_can_be_run_twice_in_a_row_and_all_of_it_again(kernel_folder,
     with kernel(notebook, kernel_folder) as client:
         execute(client, notebook, times=2)
         assert all(cell.outputs for cell in code_cells(notebook))
-        assert score_of(text_of(cell_of(notebook, "score"))) == score
+        assert text_of(cell_of(notebook, "score")).startswith(score)
         cells = notebook.cells
         end = [cell.id for cell in cells].index("score")
         notebook.cells = cells[: end + 1]
         execute(client, notebook)
-        assert score_of(text_of(cell_of(notebook, "score"))) == score
+        assert text_of(cell_of(notebook, "score")).startswith(score)
         notebook.cells = cells
-    assert list(kernel_folder.iterdir()) == []
+    assert [path.name for path in kernel_folder.iterdir()] == ["logs"]
     assert "text/html" in json.dumps(cell_of(notebook, "tensorboard").outputs)
     # 12 weights and biases, two moments of each, two powers of beta: one graph, and no other.
     assert count.outputs[0].data["text/plain"] == "[38, 0]"
@@ -198,31 +196,44 @@ def test_every_cell_can_be_run_twice_in_a_row_and_all_of_it_again(kernel_folder,
 
 @pytest.mark.slow
 @needs_browser
-def test_run_all_in_jupyterlab(kernel_folder, short, monkeypatch):
+def test_run_all_in_jupyterlab(main_job, kernel_folder, monkeypatch, driver):
+    """All of it, as a person does it: Run All, wait, save; and what was found is what it found."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
     module, tmp = kernel_folder.parent / "module", kernel_folder.parent
-    notebook, expected = short
+    notebook = read()
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, module / "AutoEncoder.ipynb")
+    shutil.copytree(ROOT / "MNIST_data", module / "MNIST_data")
     monkeypatch.delenv("PYTHONPATH")
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
+    address = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [f"--port={port}", f"--ServerApp.root_dir={module}", "--IdentityProvider.token="]
-    lab = server(command, f"{address}/api", tmp / "jupyterlab.log")
-    with lab, browser(tmp, "1300,1000") as page:
+    command += [f"--port={address.split(':')[-1]}", f"--ServerApp.root_dir={module}"]
+    command += ["--IdentityProvider.token=", "--ServerApp.password="]
 
-        def wait(seconds, xpath):
-            return WebDriverWait(page, seconds).until(lambda b: b.find_elements(By.XPATH, xpath))
+    def wait(seconds, xpath):
+        return WebDriverWait(driver, seconds).until(lambda b: b.find_elements(By.XPATH, xpath))
 
-        page.get(f"{address}/lab/tree/AutoEncoder.ipynb")
+    def saved():
+        cells = code_cells(nbformat.read(module / "AutoEncoder.ipynb", as_version=4))
+        return {cell.id: cell for cell in cells}
+
+    with server(command, f"{address}/api", tmp / "jupyterlab.log"):
+        driver.get(f"{address}/lab/tree/AutoEncoder.ipynb")
         wait(60, '//*[contains(text(), "Python 3 (ipykernel) | Idle")]')
-        wait(10, '//div[contains(@class, "lm-MenuBar-itemLabel")][text()="Run"]')[0].click()
-        wait(10, '//li[@data-command="runmenu:run-all"]')[0].click()
-        wait(120, '//pre[contains(text(), "latents live")][not(contains(text(), "score"))]')
-        (score,) = wait(10, '//pre[contains(text(), "score: ")]')
-        assert score_of(score.text) == expected
-        after_the_score = '//pre[contains(text(), "score: ")]/following::img'
-        picture = wait(10, after_the_score)[0]
-        assert picture.size["width"] > 4 * picture.size["height"] > 400
+        for menu, item in (("Run", "runmenu:run-all"), ("File", "docmanager:save")):
+            wait(10, f'//div[contains(@class, "lm-MenuBar-itemLabel")][text()="{menu}"]')[0].click()
+            wait(10, f'//li[@data-command="{item}"]')[0].click()
+            last = f"[{len(code_cells(notebook))}]:"
+            wait(600, f'//div[contains(@class, "jp-InputPrompt")][text()="{last}"]')
+        WebDriverWait(driver, 10).until(lambda _: all(c.outputs for c in saved().values()))
+        driver.get("about:blank")
+    cells = saved()
+    assert [cell.execution_count for cell in cells.values()] == list(range(1, len(cells) + 1))
+    for output in (output for cell in cells.values() for output in cell.outputs):
+        assert output.output_type != "error" and output.get("name") != "stderr", output
+    assert (module / "AutoEncoder.ipynb").stat().st_size < 1_500_000
+    assert score_of(text_of(cells["score"])) == score_of(main_job.stdout)
+    assert score_of(text_of(cells["tuned"])) < 250  # five seeds gave 224 to 227

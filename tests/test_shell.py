@@ -1,7 +1,6 @@
 """`python autoencoder.py`, as its users run it; and the shape of the module that they read."""
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
-from beyond.scale import PEAK
 from conftest import ROOT, files, score_of, tried, typed
 
 
@@ -43,33 +41,19 @@ LEFT = [
 ]  # fmt: skip
 
 
-def check_what_it_prints_and_leaves(out, folder):
-    device, one, two, score, picture, board = out.splitlines()
+@pytest.mark.slow
+def test_what_the_main_job_prints_and_leaves_and_its_memory(short_job):
+    assert (short_job.returncode, short_job.stderr) == (0, "")
+    device, one, two, score, picture, board = short_job.stdout.splitlines()
     assert re.fullmatch("device: (CPU, [0-9]+ cores|GPU, .*)", device)
     for k, line in enumerate((one, two), 1):
         assert re.fullmatch(rf"epoch: {k}, loss: [0-9.]+, validation loss: [0-9.]+", line)
-    assert score_of(score) > 0 and picture == "X | G: run/reconstruction.png"
-    assert board == "graph and losses: tensorboard --logdir run"
-    assert (folder / "run" / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
-    left = [str(path.relative_to(folder / "run")) for path in files(folder / "run")]
+    assert score_of(score) > 0 and picture == "X | G: short_job/reconstruction.png"
+    assert board == "graph and losses: tensorboard --logdir short_job"
+    assert (short_job.logdir / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
+    left = [str(path.relative_to(short_job.logdir)) for path in files(short_job.logdir)]
     assert sorted(re.sub(r"\.out\..*", "", path) for path in left) == LEFT
-
-
-@pytest.mark.slow
-def test_two_epochs_of_the_main_job_and_their_memory(tmp_path):
-    code = PEAK + (
-        "import runpy, sys, autoencoder\n"
-        "before, sys.argv = peak(), sys.argv[1:]\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: print(peak() - before)"
-    )
-    command = [sys.executable, "-c", code, ROOT / "autoencoder.py", "--epoch_n", "2"]
-    run = subprocess.run([*command, "--logdir", "run"], cwd=tmp_path, capture_output=True,
-                         text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
-    assert (run.returncode, run.stderr) == (0, "")
-    out, peak, _ = re.split("([0-9.]+)\n$", run.stdout)
-    check_what_it_prints_and_leaves(out, tmp_path)
-    assert float(peak) < 400  # MiB
+    assert float(short_job.peak) < 400  # MiB
 
 
 BAD = {

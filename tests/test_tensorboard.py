@@ -15,13 +15,11 @@ from tensorboard.util.tensor_util import make_ndarray
 
 import autoencoder as ae
 from conftest import (
-    browser,
     files,
     free_port,
     needs_browser,
     score_of,
     server,
-    shell,
     small_files,
 )
 
@@ -330,14 +328,12 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def page(main_job, tmp_path_factory):
-    """TensorBoard, in a browser, on the main job and a shorter one."""
-    logs, folder, port = main_job.logdir.parent, tmp_path_factory.mktemp("browser"), free_port()
-    size = ["--epoch_n", 1, "--enc_n", 50, 30, "--dec_n", 30, 50]
-    assert shell(*size, "--logdir", logs / "short").returncode == 0
+def page(main_job, short_job, driver, tmp_path_factory):
+    """TensorBoard, in a browser, on the main job and the shorter one beside it."""
+    logs, port = main_job.logdir.parent, free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "tensorboard.main", f"--logdir={logs}", f"--port={port}"]
-    with server(command, address, folder / "log"), browser(folder, "1400,1000") as driver:
+    with server(command, address, tmp_path_factory.mktemp("tensorboard") / "log"):
         yield Page(driver, address)
 
 
@@ -392,8 +388,8 @@ class TestInABrowser:
 
     def test_histograms(self, page):
         page.open("histograms")
-        # Of both runs, Z, and the first six of the weights: of 10 epochs and of one.
-        page.wait(lambda: len(page.find("path.outline")) == 7 * 11)
+        # Of both runs, Z, and the first six of the weights: of ten epochs and of two.
+        page.wait(lambda: len(page.find("path.outline")) == 7 * 12)
         captions = page.texts("figcaption")
         for text in (
             "training/Z main_job/validation ",
@@ -408,7 +404,7 @@ class TestInABrowser:
             page.driver.switch_to.frame(frame)
         page.wait(lambda: page.texts(".numDataPoints, .dim") == ["10000", "20"])
         items = page.texts("paper-item")
-        assert items[: items.index("label")] == ["main_job/test", "short/test", "Z 10000x20"]
+        assert items[: items.index("label")] == ["main_job/test", "short_job/test", "Z 10000x20"]
         page.click("paper-item", "label 10 colors")
         loaded = page.wait(
             lambda: page.driver.execute_script(
@@ -424,7 +420,7 @@ class TestInABrowser:
             return page.texts("vaadin-grid-cell-content")
 
         page.open("hparams")
-        page.wait(lambda: {"main_job", "short"} <= set(cells()))
+        page.wait(lambda: {"main_job", "short_job"} <= set(cells()))
         assert {"test.loss", "validation.loss", f"{score_of(main_job.stdout):.2f}"} <= set(cells())
 
     def test_text(self, page):

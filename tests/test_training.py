@@ -285,4 +285,4 @@ def test_the_picture_shows_the_images_it_is_given(labels, firsts):
     figure = ae.plot_reconstruction(X, G, labels)
     shown = [np.asarray(axes.images[0].get_array()).ravel() for axes in figure.get_axes()]
     np.testing.assert_array_equal(shown, [X[0], G[0], *X[firsts], *G[firsts]])
-    assert [axes.get_title() for axes in figure.get_axes()[:2]] == ["X", "G"]
+    assert [axes.get_ylabel() for axes in figure.get_axes()[:2]] == ["X", "G"]

@@ -240,18 +240,6 @@ def ask_hparams(port, what, request):
 # ---- What it found ----
 
 
-@pytest.mark.slow
-def test_the_tuned_recipe_keeps_what_its_search_found(mnist):
-    g = ae.build(ae.RECIPES["tuned"])
-    with ae.start(g) as sess:
-        history = ae.train(sess, g, mnist)
-        evaluation = ae.evaluate(sess, g, mnist.test.images)
-    assert history[-1].validation_loss == pytest.approx(
-        225.6, rel=0.03
-    )  # seeds and machines differ by 1% or so
-    assert evaluation.score < 250 and evaluation.live == 20
-
-
 def test_recipes_are_of_the_tutorials_size():
     fixed = ("X_n", "enc_n", "Z_n", "dec_n", "epoch_n", "seed")
     assert ae.RECIPES["seed"] == ae.HParams()
