@@ -516,7 +516,7 @@ def restore(sess, g, data, logdir):
     if hp.schedule == "cosine" and hp.epoch_n != g.hp.epoch_n:
         differ.append("each step of a cosine depends on epoch_n")
     if differ:
-        raise AutoEncoderError(f"{folder} is of another run: {'; '.join(differ)}")
+        raise AutoEncoderError(f"{logdir} has another run: {'; '.join(differ)}; choose another")
     for epoch in sorted(epochs, reverse=True):
         path = folder / f"epoch-{epoch}"
         try:
@@ -867,7 +867,7 @@ def one_step(g):
 class Parser(argparse.ArgumentParser):
     def __init__(self, prog, does, logdir):
         super().__init__(prog, description=does, allow_abbrev=False, conflict_handler="resolve")
-        self.add_argument("--data_dir", type=Path, default=DATA_DIR, help="IDX files, or a .npz")
+        self.add_argument("--data_dir", type=Path, default=DATA_DIR, help="(default: MNIST_data)")
         self.add_argument("--logdir", type=Path, default=logdir, help="(default: %(default)s)")
 
     def error(self, message):

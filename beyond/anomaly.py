@@ -102,7 +102,7 @@ def scores_of(experiment, data, hp):
     for train, test, others in cases(experiment, data):
         g = ae.build(hp)
         with ae.start(g) as sess:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()):  # ten trainings of ten lines
                 ae.train(sess, g, data._replace(train=train))
             codes = codes_of(sess, g, train.pixels[:10000])
             normal = anomaly_score(sess, g, test, codes)
@@ -124,7 +124,7 @@ def not_of(images):
 
 def plot_roc(found):
     """Draws ROC curves, by each of SCORES. found: {what: as scores_of yields it} -> Figure"""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), SCORES):
         for what, scores in found.items():
             normal, abnormal = map(np.sort, scores[name])
@@ -132,7 +132,7 @@ def plot_roc(found):
             rates = [1 - np.searchsorted(s, thresholds) / len(s) for s in (normal, abnormal)]
             axes.plot(*rates, label=f"{what}: {auroc(normal, abnormal):.3f}", lw=1)
         axes.set(title=name, xlabel="false positive rate", ylabel="true positive rate")
-        axes.legend(loc="lower right", fontsize="small", title="AUROC")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", title="AUROC")
     return figure
 
 
@@ -158,10 +158,11 @@ def read_pictures(path, X_n):
         pixels = ae.tf.reshape(grey, [X_n])
     with ae.session(graph) as sess, ae.without_noise(rb".*local_rendezvous|\t \[\["):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            name = file.name.encode(errors="backslashreplace").decode()
             try:
-                found[file.name] = sess.run(pixels, {content: file.read_bytes()})
+                found[name] = sess.run(pixels, {content: file.read_bytes()})
             except (ae.tf.errors.InvalidArgumentError, IsADirectoryError):
-                left_out.append(file.name)
+                left_out.append(name)
     if not found:
         raise ae.AutoEncoderError(f"{path} has no picture of {size[1]} x {size[0]} pixels")
     return np.stack(list(found.values())), list(found), left_out
@@ -180,8 +181,8 @@ def _array(path):
 def screen(args, data):
     with trained(args.trained, data) as (sess, g):
         images, names, left_out = read_pictures(args.pictures, g.hp.X_n)
-        found = detector(sess, g, data)
-        scores, flags = detect(sess, g, images, found)
+        normal = detector(sess, g, data)
+        scores, flags = detect(sess, g, images, normal)
         order = np.argsort(-scores, kind="stable")
         rows, titles = {}, []
         for what, chosen in (("most", order[:10]), ("least", order[:9:-1][:10])):
@@ -200,9 +201,9 @@ def screen(args, data):
         csv.writer(file, lineterminator="\n").writerows(itertools.chain([head], zip(*columns)))
     figure.savefig(args.logdir / "screened.png", dpi=100)
     if left_out:
-        print(f"left out, as no pictures of {g.hp.X_n} pixels: {', '.join(left_out)}")
+        print(f"left out, as no such picture of {g.hp.X_n} pixels: {', '.join(left_out)}")
     print(table(head, *zip(*(column[order[:10]] for column in columns))))
-    print(f"flagged: {flags.sum()} of {len(flags)}, whose score is above {found.threshold:.4g},")
+    print(f"flagged (!): {flags.sum()} of {len(flags)}, with a score above {normal.threshold:.4g},")
     print(f"which 5% of the validation images of {args.data_dir} exceed")
     print(f"scores and picture: scores.csv and screened.png in {args.logdir}")
 
@@ -226,8 +227,8 @@ def measure(args, data):
 
 def main(args):
     """Scores PICTURES by how abnormal they are to the network in --trained. Without PICTURES, trains
-    on normal images alone, once for each seed, and measures how often an abnormal test image has a
-    greater score than a normal one: the area under the ROC curve (AUROC)."""
+    by the hyperparameters on normal images alone, for each seed, and measures how often an abnormal
+    test image has a greater score than a normal one: the area under the ROC curve (AUROC)."""
     data = ae.read_data_sets(args.data_dir)
     print(f"device: {ae.device()}")
     (screen if args.pictures else measure)(args, data)
@@ -243,7 +244,5 @@ if __name__ == "__main__":
     what = "without PICTURES: is one label normal, is one abnormal, or what is no digit at all"
     parser.add_argument("--experiment", choices=EXPERIMENTS, default="one-normal", help=what)
     ae.add_hparams(parser)
-    parser.add_argument(
-        "--seed", dest="seeds", type=int, nargs="+", default=[0], help="(default: 0)"
-    )
+    parser.add_argument("--seed", dest="seeds", type=int, nargs="+", default=[0], metavar="SEED")
     sys.exit(ae.run(main, parser))

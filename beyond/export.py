@@ -21,8 +21,8 @@ from beyond.tuning import trained
 tf = ae.tf
 
 
-def export(sess, g, folder, found):
-    """Writes the SavedModel into a new folder. found: a Detector of beyond.anomaly
+def export(sess, g, folder, normal):
+    """Writes the SavedModel into a new folder. normal: a Detector of beyond.anomaly
 
     The graph is the one that was built, with its weights as constants.
     """
@@ -33,10 +33,10 @@ def export(sess, g, folder, found):
         names = [g.X.name, g.Z.name, g.G.name]
         X, Z, G = tf.import_graph_def(frozen, return_elements=names, name="")
         error = tf.reduce_sum((G - X) ** 2, 1) / 2
-        codes = tf.constant(found.codes)
-        _, distances = nearest_in_graph(Z, codes, min(5, len(found.codes)))
+        codes = tf.constant(normal.codes)
+        _, distances = nearest_in_graph(Z, codes, min(5, len(normal.codes)))
         score = error * (1 + tf.reduce_mean(distances, 1))
-        images, detected = {"images": X}, {"score": score, "flag": score > found.threshold}
+        images, detected = {"images": X}, {"score": score, "flag": score > normal.threshold}
         signature = tf.saved_model.predict_signature_def
         signatures = {
             "encode": signature(images, {"Z": Z}),

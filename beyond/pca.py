@@ -26,10 +26,8 @@ def pca(X, n):
 
     -> mean (k,), components (k, n), the strongest first; codes are (X - mean) @ components.
     """
-    X = X.astype(np.float64)
-    mean = X.mean(axis=0)
-    _, vectors = np.linalg.eigh((X - mean).T @ (X - mean))
-    return mean, vectors[:, ::-1][:, :n]
+    _, vectors = np.linalg.eigh(np.cov(X, rowvar=False, dtype=np.float64))
+    return X.mean(axis=0, dtype=np.float64), vectors[:, ::-1][:, :n]
 
 
 class Comparison(NamedTuple):
@@ -49,7 +47,7 @@ def compare(sess, g, data):
     codes, test_codes = (np.float32((x - mean) @ components) for x in (images, X))
     G = np.float32(test_codes @ components.T + mean)
     per_pixel = np.square(G - X).mean(dtype=np.float64)
-    by_pca = ae.Evaluation(50 * X.shape[1] * per_pixel, per_pixel, n, n)
+    by_pca = ae.Evaluation(100 / 2 * X.shape[1] * per_pixel, per_pixel, n, n)
     Z, test_Z = (codes_of(sess, g, part.pixels) for part in (data.train, data.test))
     labels = data.train.labels, data.test.labels
     evaluation, restored = ae.evaluate(sess, g, data.test.pixels), sess.run(g.G, {g.Z: test_Z})
@@ -103,7 +101,7 @@ def nearest_of(codes, k):
         nearest = nearest_in_graph(asked, kept, min(k, len(codes)))
     with ae.session(graph) as sess:
         sess.run(kept.initializer, {given: codes})
-        yield lambda codes: sess.run(nearest, {asked: codes})
+        yield lambda others: sess.run(nearest, {asked: others})
 
 
 def nearest_in_graph(asked, codes, k):
@@ -189,6 +187,6 @@ def main(args):
 if __name__ == "__main__":
     parser = ae.Parser("python -m beyond.pca", main.__doc__, "logs/pca")
     ae.add_hparams(parser)
-    several, Z_ns = "latent variables of each network (default: 2 5 10 20 40)", [2, 5, 10, 20, 40]
-    parser.add_argument("--Z_n", dest="Z_ns", type=int, nargs="+", default=Z_ns, help=several)
+    Z_ns, what = [2, 5, 10, 20, 40], "of each network (default: %(default)s)"
+    parser.add_argument("--Z_n", dest="Z_ns", type=int, nargs="+", default=Z_ns, help=what)
     sys.exit(ae.run(main, parser, again="; the same command goes on"))

@@ -46,8 +46,11 @@ def tune(data, logdir, trials=20, base=ae.RECIPES["seed"], space=SPACE):
     -> {number: Trial}, the best first; and the best one's Evaluation on the test images.
     AutoEncoderError when logdir has trials of another search, or when all trials diverged.
     """
-    numbers = range(min(trials, combinations(space)))
-    done = {}
+    if trials < 1:
+        raise ae.AutoEncoderError(f"--trials must be a whole number from 1, not {trials}")
+    numbers, done = range(min(trials, combinations(space))), {}
+    for number in numbers:
+        trial_hparams(number, base, space)  # a wrong value is said now, not hours later
     for number in numbers:
         done[number] = run_trial(data, logdir, number, base, space)
         done = dict(sorted(done.items(), key=lambda item: item[1].validation_loss))
@@ -92,8 +95,9 @@ def trial_hparams(number, base, space):
 
 def combinations(space):
     """How many the space has, {name of a hyperparameter: values}; AutoEncoderError if it is none."""
-    lists = all(isinstance(values, (list, tuple)) and values for values in space.values())
-    if not lists or not space.keys() <= dataclasses.asdict(ae.HParams()).keys():
+    names = {field.name for field in dataclasses.fields(ae.HParams)[1:]}
+    right = isinstance(space, dict) and space.keys() <= names
+    if not right or not all(isinstance(v, (list, tuple)) and v for v in space.values()):
         raise ae.AutoEncoderError(f"a space is hyperparameters and lists of values, not {space}")
     return math.prod(map(len, space.values()))
 
@@ -129,8 +133,6 @@ def main(args):
     trial, and only that, on the test images. A search that was stopped goes on where it stopped."""
     data = ae.read_data_sets(args.data_dir)
     base, space = ae.hparams(args, data), args.space
-    if args.trials < 1:
-        raise ae.AutoEncoderError(f"--trials must be a whole number from 1, not {args.trials}")
     print(f"device: {ae.device()}")
     if args.trial is not None:
         run_trial(data, args.logdir, args.trial, base, space)

@@ -188,10 +188,10 @@ def test_what_screening_prints_and_writes(model, tmp_path, capfd):
     out, err = capfd.readouterr()
     assert err == ""
     assert f"\nnetwork: {model[0]}, trained for 1 of 1 epochs\n" in out
-    threshold = float(re.search("whose score is above ([0-9.e+-]+),\nwhich 5%", out)[1])
+    threshold = float(re.search("with a score above ([0-9.e+-]+),\nwhich 5%", out)[1])
     clear = np.abs(scores / threshold - 1) > 1e-3  # it is printed to four digits
     assert np.array_equal(flags[clear], (scores > threshold)[clear])
-    assert f"\nflagged: {int(flags.sum())} of 25, " in out
+    assert f"\nflagged (!): {int(flags.sum())} of 25, " in out
     most = [int(line.split()[0]) for line in out.splitlines() if re.match(" *[0-9]+  ", line)]
     assert most == np.argsort(-scores)[:10].tolist()
     assert (tmp_path / "logs" / "screened.png").read_bytes().startswith(b"\x89PNG")
@@ -223,9 +223,11 @@ def test_a_folder_of_other_things_too(model, tmp_path, capfd):
     scores, flags, names = screened(model, folder, tmp_path / "logs")
     assert names == [f"{i:02d}, a comma.PNG" for i in range(15)]
     out, err = capfd.readouterr()
-    left_out = "left out, as no pictures of 16 pixels: folder.png, notes.txt, wide.png\n"
+    left_out = "left out, as no such picture of 16 pixels: folder.png, notes.txt, wide.png\n"
     assert out.count(left_out) == out.count("left out") == 1
-    assert err == "" and re.search(rf"^flagged: {int(flags.sum())} of 15, ", out, re.MULTILINE)
+    assert err == "" and re.search(
+        rf"^flagged \(!\): {int(flags.sum())} of 15, ", out, re.MULTILINE
+    )
 
 
 def test_the_threshold_is_of_validation_images(model):
@@ -298,4 +300,6 @@ def test_other_data_than_the_runs_and_no_run(model, small_dir, tmp_path, capfd):
     everything = np.concatenate([made.validation.pixels, other])
     np.savez(tmp_path / "set.npz", x_train=everything, x_test=made.test.pixels)
     assert typed(*job, model[0], "--data_dir", tmp_path / "set.npz", module="anomaly") == 2
-    assert re.search("is of another run: images [0-9]+, not [0-9]+\n$", capfd.readouterr().err)
+    assert re.search(
+        "has another run: images [0-9]+, not [0-9]+; choose another\n$", capfd.readouterr().err
+    )

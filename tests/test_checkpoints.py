@@ -352,7 +352,7 @@ def test_another_run_is_refused_by_name(stopped, data, change):
     before = files(stopped)
     with pytest.raises(ae.AutoEncoderError) as error:
         train(data, stopped, dataclasses.replace(HP, **changes), resume=True)
-    assert f"{stopped / 'checkpoints'} is of another run: {words}" in str(error.value)
+    assert f"{stopped} has another run: {words}" in str(error.value)
     assert files(stopped) == before
 
 
@@ -369,7 +369,9 @@ def test_other_images_are_refused(stopped, data, part):
     pixels = getattr(data, part).pixels.copy()
     pixels[17, 3] ^= 1
     other = data._replace(**{part: ae.DataSet(pixels, None)})
-    with pytest.raises(ae.AutoEncoderError, match="is of another run: images [0-9]+, not [0-9]+$"):
+    with pytest.raises(
+        ae.AutoEncoderError, match="has another run: images [0-9]+, not [0-9]+; choose another$"
+    ):
         train(other, stopped, resume=True)
 
 
@@ -378,7 +380,9 @@ def test_another_split_of_the_same_images_is_refused(stopped, data):
     other = data._replace(
         train=ae.DataSet(pixels[20:], None), validation=ae.DataSet(pixels[:20], None)
     )
-    with pytest.raises(ae.AutoEncoderError, match="is of another run: images [0-9]+, not [0-9]+$"):
+    with pytest.raises(
+        ae.AutoEncoderError, match="has another run: images [0-9]+, not [0-9]+; choose another$"
+    ):
         train(other, stopped, resume=True)
 
 

@@ -156,9 +156,7 @@ def test_another_search_in_the_same_folder_is_refused(small_hp, small_dir, tmp_p
     data = ae.read_data_sets(small_dir)
     tuning.tune(data, tmp_path, 1, small_hp, SPACE)
     before = files(tmp_path)
-    with pytest.raises(
-        ae.AutoEncoderError, match="trial-000/checkpoints is of another run: .*seed 0, not 1"
-    ):
+    with pytest.raises(ae.AutoEncoderError, match="trial-000 has another run: .*seed 0, not 1"):
         tuning.tune(data, tmp_path, 1, dataclasses.replace(small_hp, seed=1), SPACE)
     assert files(tmp_path) == before
 
@@ -172,8 +170,10 @@ BAD = {
     '--space {"seed":[]}': NOT + "{'seed': []}",
     '--space {"Zn":[5]}': NOT + "{'Zn': [5]}",
     '--space {"Z_n":5}': NOT + "{'Z_n': 5}",
+    '--space {"X_n":[784]}': NOT + "{'X_n': [784]}",
+    "--space [1]": NOT + "[1]",
     "--space Z_n": "argument --space: invalid loads value: 'Z_n' (see --help)",
-    '--space {"Z_n":[0]}': "Z_n must be a whole number from 1, not 0",
+    '--space {"Z_n":[10,0]}': "Z_n must be a whole number from 1, not 0",
     '--space {"init":["magic"]}': "init must be normal or he or glorot, not 'magic'",
 }
 
