@@ -1,6 +1,5 @@
 """What the tests share: real data, small made-up data, a command line and a browser to watch."""
 
-import collections
 import contextlib
 import gzip
 import os
@@ -23,17 +22,11 @@ from beyond.scale import PEAK
 ROOT = Path(__file__).resolve().parent.parent
 
 
-tried = collections.Counter()  # what was done to runs and checkpoints, printed at the end
-
-
-def pytest_terminal_summary(terminalreporter):
-    if tried:
-        counts = ", ".join(f"{what}: {n}" for what, n in sorted(tried.items()))
-        terminalreporter.write_line(counts)
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+def pytest_collection_modifyitems(items):
+    """The tests run in two processes: what the main job left is looked at in the one that ran it."""
+    for item in items:
+        group = "main job" if "main_job" in item.fixturenames else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

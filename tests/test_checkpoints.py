@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.util import tensor_util
 
 import autoencoder as ae
-from conftest import ROOT, SMALL, command_of, files, score_of, shell, small_files, tried, typed
+from conftest import ROOT, SMALL, command_of, files, score_of, shell, small_files, typed
 
 tf = ae.tf
 HP = ae.HParams(
@@ -171,19 +171,18 @@ def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(data_dir, tmp_path)
     for folder in (tmp_path / "runs").iterdir():
         assert same(kept(folder, 40), expected[0])
         assert curves(folder) == expected[1]
+    assert int(run.stdout.split("kills: ")[1]) >= 20
     steps = [step for step, _ in expected[1]["validation", "loss"]]
     assert steps == list(range(1, 41))
-    tried["kills survived"] += int(run.stdout.split("kills: ")[1])
 
 
 @pytest.mark.slow
 def test_the_real_job_killed_and_resumed(short_job, tmp_path):
     flags = ["--epoch_n", 2, "--logdir", tmp_path / "run"]
-    job = subprocess.Popen(command_of(flags), stdout=subprocess.PIPE, text=True)
-    for line in job.stdout:
-        if line.startswith("epoch: 1,"):
-            time.sleep(random.uniform(0.3, 1))
-            break
+    job = subprocess.Popen(command_of(flags), stdout=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "checkpoints" / "epoch-1.index").exists():
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 1))
     job.kill()
     job.wait()
     resumed = shell(*flags, "--resume")
@@ -192,7 +191,6 @@ def test_the_real_job_killed_and_resumed(short_job, tmp_path):
     assert score_of(resumed.stdout) == score_of(short_job.stdout)
     assert same(kept(tmp_path / "run", 2), kept(short_job.logdir, 2))
     assert curves(tmp_path / "run") == curves(short_job.logdir)
-    tried["kills survived"] += 1
 
 
 OTHER = dataclasses.replace(HP, seed=1)
@@ -240,7 +238,7 @@ def test_killed_between_any_two_things_that_a_checkpoint_does(data, tmp_path, mo
                 two_epochs(logdir)
                 killed_at = False
             except Killed:
-                tried["kills survived"] += 1
+                pass
         try:
             check(two_epochs(logdir, resume=True), unbroken)
         except ae.AutoEncoderError as e:  # the earlier run is there still, and whole
@@ -412,7 +410,6 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
         said = f"{logdir / 'checkpoints' / 'epoch-3'} is damaged; looking for an earlier one\n"
         out, err = capfd.readouterr()
         assert (out, err) == (said, "") and len(history) == 2
-        tried["corruptions tried"] += 1
     check(train(data, logdir, resume=True), unbroken)
 
 
@@ -442,7 +439,6 @@ def test_damaged_json_is_refused_in_one_line(stopped, data):
             train(data, stopped, resume=True)
         assert str(stopped / "checkpoints") in str(error.value) and "\n" not in str(error.value)
         assert files(stopped) == before
-        tried["corruptions tried"] += 1
     path.unlink()
     with pytest.raises(ae.AutoEncoderError, match="run.json is damaged: .*No such file"):
         train(data, stopped, resume=True)

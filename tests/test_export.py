@@ -9,7 +9,7 @@ import pytest
 
 import autoencoder as ae
 from beyond import anomaly, export
-from conftest import files, tried, typed
+from conftest import files, typed
 
 tf = ae.tf
 
@@ -103,7 +103,6 @@ def test_an_output_that_exists_is_refused(model, tmp_path, capfd):
     folders = ["--logdir", model[0], "--data_dir", model[1]]
     for output in (tmp_path, tmp_path / "mine"):
         assert typed(*folders, "--output", output, module="export") == 2
-        tried["bad inputs refused"] += 1
         said = f"python -m beyond.export: error: {output} is there already: choose another output\n"
         assert capfd.readouterr().err == said
     assert files(tmp_path) == before
