@@ -22,6 +22,7 @@ from beyond.scale import PEAK
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items):
     """The tests run in two processes: what the main job left is looked at in the one that ran it."""
     for item in items:

@@ -206,7 +206,7 @@ def test_a_changed_graph_is_saved_resumed_and_refused_by_another(change, tmp_pat
         np.testing.assert_array_equal(weights[name], value)
     before = files(tmp_path)
     g = built(hp=longer)
-    with ae.start(g) as sess, pytest.raises(ae.AutoEncoderError, match="of another run: graph "):
+    with ae.start(g) as sess, pytest.raises(ae.AutoEncoderError, match="has another run: graph "):
         ae.train(sess, g, DATA, tmp_path, resume=True)
     assert files(tmp_path) == before
 

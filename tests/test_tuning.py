@@ -115,14 +115,14 @@ def times(folder):
 def test_trials_by_processes_of_their_own_gather_to_the_same_table(search, tmp_path):
     command, unbroken = search
     words = command_of([*command, tmp_path, "--trial"], "tuning")
-    run = subprocess.run(["xargs", "-n", "1", "-P", "2", *words], input="3 1 2 0", cwd=ROOT,
+    run = subprocess.run(["xargs", "-n", "1", "-P", "2", *words], input="3 1", cwd=ROOT,
                          text=True, capture_output=True)  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
     before = files(tmp_path)
     run = shell(*command, tmp_path, module="tuning")
     assert table_of(run) == unbroken
-    assert run.stdout.count("resumed after epoch 2") == 4 and "epoch: " not in run.stdout
-    assert files(tmp_path) == before
+    assert run.stdout.count("resumed after epoch 2") == 2
+    assert before.items() <= files(tmp_path).items()
 
 
 def test_a_trial_that_diverges_is_the_last_and_stops_nothing(small_hp, small_dir, tmp_path, capsys):
