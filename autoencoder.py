@@ -516,7 +516,7 @@ def restore(sess, g, data, logdir):
     if hp.schedule == "cosine" and hp.epoch_n != g.hp.epoch_n:
         differ.append("each step of a cosine depends on epoch_n")
     if differ:
-        raise AutoEncoderError(f"{logdir} has another run: {'; '.join(differ)}; choose another")
+        raise AutoEncoderError(f"{logdir} has another run: {'; '.join(differ)}; use another logdir")
     for epoch in sorted(epochs, reverse=True):
         path = folder / f"epoch-{epoch}"
         try:

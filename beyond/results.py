@@ -1,9 +1,10 @@
-"""Repeats README's tables of results: python -m beyond.results
+"""Repeats the READMEs' tables of results: python -m beyond.results
 
 Trains both recipes with five seeds, and `tuned` with each of its choices taken back. Prints two
 tables in Markdown and draws .readme/live_latents.png. Takes about half an hour on two cores.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -97,4 +98,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

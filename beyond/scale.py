@@ -5,6 +5,7 @@ for one epoch, and screens them by a network that was trained on MNIST itself, t
 Prints medians of whole commands. Takes ten minutes, 2 GB of memory and 2 GB of disk.
 """
 
+import argparse
 import collections
 import subprocess
 import sys
@@ -81,4 +82,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

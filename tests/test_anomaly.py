@@ -300,5 +300,6 @@ def test_other_data_than_the_runs_and_no_run(model, small_dir, tmp_path, capfd):
     np.savez(tmp_path / "set.npz", x_train=everything, x_test=made.test.pixels)
     assert typed(*job, model[0], "--data_dir", tmp_path / "set.npz", module="anomaly") == 2
     assert re.search(
-        "has another run: images [0-9]+, not [0-9]+; choose another\n$", capfd.readouterr().err
+        "has another run: images [0-9]+, not [0-9]+; use another logdir\n$",
+        capfd.readouterr().err,
     )

@@ -360,7 +360,7 @@ def test_a_cosine_does_not_train_longer(data, tmp_path):
     with pytest.raises(ae.AutoEncoderError) as error:
         train(data, tmp_path, dataclasses.replace(cosine, epoch_n=4), resume=True)
     assert str(error.value).endswith(
-        ": epoch_n 2, not 4; each step of a cosine depends on epoch_n; choose another"
+        ": epoch_n 2, not 4; each step of a cosine depends on epoch_n; use another logdir"
     )
 
 
@@ -370,7 +370,8 @@ def test_other_images_are_refused(stopped, data, part):
     pixels[17, 3] ^= 1
     other = data._replace(**{part: ae.DataSet(pixels, None)})
     with pytest.raises(
-        ae.AutoEncoderError, match="has another run: images [0-9]+, not [0-9]+; choose another$"
+        ae.AutoEncoderError,
+        match="has another run: images [0-9]+, not [0-9]+; use another logdir$",
     ):
         train(other, stopped, resume=True)
 
@@ -381,7 +382,8 @@ def test_another_split_of_the_same_images_is_refused(stopped, data):
         train=ae.DataSet(pixels[20:], None), validation=ae.DataSet(pixels[:20], None)
     )
     with pytest.raises(
-        ae.AutoEncoderError, match="has another run: images [0-9]+, not [0-9]+; choose another$"
+        ae.AutoEncoderError,
+        match="has another run: images [0-9]+, not [0-9]+; use another logdir$",
     ):
         train(other, stopped, resume=True)
 
