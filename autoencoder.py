@@ -545,7 +545,8 @@ def read_run(logdir):
 
 def _about(g, data):
     """What makes a run this run, as JSON has it."""
-    nodes = (node.SerializeToString(deterministic=True) for node in one_step(g).node)
+    step = left_open(g, g.loss.op, g.opt)
+    nodes = (node.SerializeToString(deterministic=True) for node in step.node)
     pixels = (np.ascontiguousarray(part.pixels) for part in (data.train, data.validation))
     images = zlib.crc32(next(pixels), zlib.crc32(next(pixels), len(data.train.pixels)))
     about = dataclasses.asdict(g.hp) | {"graph": zlib.crc32(b"".join(nodes)), "images": images}
@@ -824,7 +825,7 @@ def compiled_steps(sess, g, pixels):
 def _program(g, dtype):
     """Step after step, each a copy of the graph from g.X to g.opt, on the graph's own variables.
     -> pixels, rates and number of steps, to be fed; the sum of their losses, to be run"""
-    hp, step_of_g = g.hp, one_step(g)
+    hp, step_of_g = g.hp, left_open(g, g.loss.op, g.opt)
     if any("seed2" in node.attr for node in step_of_g.node):  # which all such operations have
         raise ValueError("it draws random numbers")
     handles = {v.handle.name: v.handle for v in tf.global_variables()}
@@ -849,16 +850,16 @@ def _program(g, dtype):
     return pixels, rates, steps, total
 
 
-def one_step(g):
-    """The part of the graph from g.X to g.loss and g.opt: a GraphDef, its variables left open."""
-    step = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), [g.loss.op.name, g.opt.name])
-    for node in step.node:
+def left_open(g, *ends):
+    """The part of the graph that leads to operations: a GraphDef, its variables left open."""
+    part = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), [op.name for op in ends])
+    for node in part.node:
         for name in ("_class", "_gradient_op_type"):  # where to compute; what is numbered anew
             node.attr.pop(name, None)
         if node.op == "VarHandleOp":
             node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
             node.attr["dtype"].type = tf.resource.as_datatype_enum
-    return step
+    return part
 
 
 # ---- Shell ---------------------------------------------------------------------------------------

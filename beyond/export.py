@@ -24,14 +24,15 @@ tf = ae.tf
 def export(sess, g, folder, normal):
     """Writes the SavedModel into a new folder. normal: a Detector of beyond.anomaly
 
-    The graph is the one that was built, with its weights as constants.
+    Weights stay variables: TensorFlow has other kernels for constants, and they round otherwise.
     """
-    frozen = tf.graph_util.convert_variables_to_constants(
-        sess, g.X.graph.as_graph_def(), [g.X.op.name, g.Z.op.name, g.G.op.name]
-    )
+    forward = ae.left_open(g, g.Z.op, g.G.op)
+    used = {node.name for node in forward.node}
+    with g.X.graph.as_default():
+        weights = [v for v in tf.global_variables() if v.op.name in used]
     with tf.Graph().as_default() as graph:
-        names = [g.X.name, g.Z.name, g.G.name]
-        X, Z, G = tf.import_graph_def(frozen, return_elements=names, name="")
+        handles = {v.handle.name: tf.Variable(sess.run(v)).handle for v in weights}
+        X, Z, G = tf.import_graph_def(forward, handles, [g.X.name, g.Z.name, g.G.name])
         error = tf.reduce_sum((G - X) ** 2, 1) / 2
         codes = tf.constant(normal.codes)
         _, distances = nearest_in_graph(Z, codes, min(5, len(normal.codes)))
@@ -45,6 +46,7 @@ def export(sess, g, folder, normal):
             "detect": signature(images, detected),
         }
     with ae.session(graph) as new:
+        new.run(tf.global_variables_initializer())
         builder = tf.saved_model.Builder(str(folder))
         builder.add_meta_graph_and_variables(new, [tf.saved_model.SERVING], signatures)
         builder.save()

@@ -148,9 +148,7 @@ if __name__ == "__main__":
     ae.add_hparams(parser)
     group = parser.add_argument_group("search")
     group.add_argument("--trials", type=int, default=20, metavar="N", help="how many (default: 20)")
-    group.add_argument(
-        "--trial", type=int, metavar="K", help="run trial K alone, the first being 0"
-    )
+    group.add_argument("--trial", type=int, metavar="K", help="run trial K alone: 0, 1, ...")
     values = "the values to try, as JSON (default: %(default)s)"
     group.add_argument("--space", type=json.loads, default=json.dumps(SPACE), help=values)
     sys.exit(ae.run(main, parser, again="; the same command goes on"))

@@ -49,8 +49,7 @@ def check(found, expected):
     if found.dtype == bool:
         assert np.array_equal(found, expected) and 0 < found.sum() < len(found)
     else:
-        # By another order of float32's sums; the session's own G is up to 3e-6 from the exact one.
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.slow

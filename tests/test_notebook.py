@@ -229,6 +229,8 @@ def test_run_all_in_jupyterlab(main_job, kernel_folder, monkeypatch, driver):
             last = f"[{len(code_cells(notebook))}]:"
             wait(600, f'//div[contains(@class, "jp-InputPrompt")][text()="{last}"]')
         WebDriverWait(driver, 10).until(lambda _: all(c.outputs for c in saved().values()))
+        picture = wait(10, '//pre[contains(text(), "score: ")]/following::img')[0]
+        assert picture.size["width"] > 4 * picture.size["height"] > 400
         driver.get("about:blank")
     cells = saved()
     assert [cell.execution_count for cell in cells.values()] == list(range(1, len(cells) + 1))
@@ -236,4 +238,8 @@ def test_run_all_in_jupyterlab(main_job, kernel_folder, monkeypatch, driver):
         assert output.output_type != "error" and output.get("name") != "stderr", output
     assert (module / "AutoEncoder.ipynb").stat().st_size < 1_500_000
     assert score_of(text_of(cells["score"])) == score_of(main_job.stdout)
-    assert score_of(text_of(cells["tuned"])) < 250  # five seeds gave 224 to 227
+    # What its search found; seeds and machines differ by 1% or so.
+    _, kept = ae.read_run(module / "logs" / "tuned")
+    assert kept["history"][-1].validation_loss == pytest.approx(225.6, rel=0.03)
+    assert score_of(text_of(cells["tuned"])) < 250
+    assert text_of(cells["tuned"]).endswith(" 20 of 20 latents live\n")

@@ -105,6 +105,7 @@ def test_a_search_killed_after_two_trials_goes_on(search, tmp_path):
     before = times(tmp_path / "trial-001")
     run = shell(*command, tmp_path, module="tuning")
     assert table_of(run) == unbroken
+    assert run.stdout.count("resumed after epoch 2") == 2
     assert times(tmp_path / "trial-001") == before
 
 
@@ -115,14 +116,14 @@ def times(folder):
 def test_trials_by_processes_of_their_own_gather_to_the_same_table(search, tmp_path):
     command, unbroken = search
     words = command_of([*command, tmp_path, "--trial"], "tuning")
-    run = subprocess.run(["xargs", "-n", "1", "-P", "2", *words], input="3 1", cwd=ROOT,
+    run = subprocess.run(["xargs", "-n", "1", "-P", "2", *words], input="3 1 2 0", cwd=ROOT,
                          text=True, capture_output=True)  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
     before = files(tmp_path)
     run = shell(*command, tmp_path, module="tuning")
     assert table_of(run) == unbroken
-    assert run.stdout.count("resumed after epoch 2") == 2
-    assert before.items() <= files(tmp_path).items()
+    assert run.stdout.count("resumed after epoch 2") == 4 and "epoch: " not in run.stdout
+    assert files(tmp_path) == before
 
 
 def test_a_trial_that_diverges_is_the_last_and_stops_nothing(small_hp, small_dir, tmp_path, capsys):
@@ -174,6 +175,8 @@ BAD = {
     "--space [1]": NOT + "[1]",
     "--space Z_n": "argument --space: invalid loads value: 'Z_n' (see --help)",
     '--space {"Z_n":[10,0]}': "Z_n must be a whole number from 1, not 0",
+    '--space {"enc_n":[[0]]}': "enc_n must be whole numbers from 1, not [0]",
+    '--space {"learning_rate":["fast"]}': "learning_rate must be a number above 0, not 'fast'",
     '--space {"init":["magic"]}': "init must be normal or he or glorot, not 'magic'",
 }
 
