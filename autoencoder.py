@@ -10,10 +10,6 @@
 | G          | (batch, X_n)   | images generated from Z, in (0, 1)                           |
 | loss       | ()             | sum over batch and pixels of (G - X)^2 / 2                   |
 | w, b       | (n, m), (m,)   | weights and biases of a layer, in the scope of that layer    |
-| enc_n      |                | outputs of each layer of the encoder: 500, 300               |
-| dec_n      |                | outputs of each layer of the decoder: 300, 500               |
-| epoch_n    |                | how often training goes through all training images          |
-| batch_size |                | images in a minibatch                                        |
 
 Scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
 Decoder/Layer02, G, loss; and training. What is built is what is trained, saved and shown: change
@@ -402,7 +398,7 @@ def train(sess, g, data, logdir=None, resume=False, steps_of=None):
     `resume` goes on from the newest checkpoint there, as if the run had never stopped.
 
     steps_of: compiled_steps; or fed_steps, the tutorial's own loop, which trains the same, and is
-    faster for large steps: convolutions on a CPU take about five times as long by XLA.
+    faster for convolutions on a CPU.
 
     AutoEncoderError when data or checkpoint do not fit; Diverged when the loss is no number.
     """
@@ -435,15 +431,19 @@ def train_epoch(sess, g, pixels, epoch, steps):
     hp, n, total = g.hp, len(pixels), 0.0
     order = np.random.default_rng([hp.seed, epoch]).permutation(n)
     rates = learning_rates(hp, epoch, math.ceil(n / hp.batch_size))
-    watched = sys.stdout.isatty() or "ipykernel" in sys.modules  # a file gets a line an epoch
     for first in range(0, len(rates), steps_a_call(hp)):
         last = min(first + steps_a_call(hp), len(rates))
         total += steps(order, rates, first, last)
-        if watched or last == len(rates):
+        if watched() or last == len(rates):  # a file gets a line an epoch
             seen = min(last * hp.batch_size, n)
             line = f"epoch: {epoch}, loss: {100 * total / seen:.3f}"
-            print("\r" * watched + line, end="", flush=True)
+            print("\r" * watched() + line, end="", flush=True)
     return 100 * total / n
+
+
+def watched():
+    """Whether somebody sees what is printed while it is: on a terminal, or in a notebook."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
 def fed_steps(sess, g, pixels):
@@ -641,20 +641,8 @@ OURS = ".autoencoder"  # how the names of this module's event files end
 def event_files(sess, g, data, logdir, history):
     """Yields a function that writes an Epoch for TensorBoard, with what the network has become.
 
-    | run        | tab        | what it shows                                                      |
-    |------------|------------|--------------------------------------------------------------------|
-    | train      | Graphs     | the tutorial's picture; time and memory of one step of training    |
-    |            | Scalars    | loss, training/learning rate                                       |
-    |            | Histograms | weights/...: all that is trained, in the tutorial w and b          |
-    | validation | Scalars    | loss, training/live latents                                        |
-    |            | Images     | the first of each label, at most ten, above their reconstructions  |
-    |            | Histograms | training/Z of 1,000 images                                         |
-    | test       |            | see write_test                                                     |
-    | of logdir  | HParams    | a row: the hyperparameters, and the last of each scalar above      |
-    |            | Text       | command, device, versions                                          |
-
-    Losses have one tag, so that their curves overlay; TensorBoard opens the first two groups of a
-    page, loss and reconstruction. Another scalar is a scalar_pb in `write`: no tf.summary of the
+    Losses have one tag, so that the runs' curves overlay; TensorBoard opens the first two groups of
+    a page, loss and reconstruction. Another scalar is a scalar_pb in `write`: no tf.summary of the
     graph is run. A run without a `history` deletes what an earlier one wrote.
     """
     if logdir is None:

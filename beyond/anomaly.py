@@ -6,10 +6,8 @@ Screens a person's own pictures with a trained network; without any, measures in
 how well abnormal test images are told from normal ones.
 """
 
-import contextlib
 import csv
 import dataclasses
-import io
 import itertools
 import sys
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import autoencoder as ae
-from beyond.pca import check_labels, codes_of, nearest_of, table, thousands
+from beyond.pca import check_labels, codes_of, nearest_of, on_one_line, table, thousands
 from beyond.tuning import trained
 
 SCORES = ("error", "error x distance")
@@ -102,7 +100,7 @@ def scores_of(experiment, data, hp):
     for train, test, others in cases(experiment, data):
         g = ae.build(hp)
         with ae.start(g) as sess:
-            with contextlib.redirect_stdout(io.StringIO()):  # ten trainings of ten lines
+            with on_one_line():
                 ae.train(sess, g, data._replace(train=train))
             codes = codes_of(sess, g, train.pixels[:10000])
             normal = anomaly_score(sess, g, test, codes)

@@ -10,6 +10,7 @@ the test images, and how often a test image has the label of its nearest neighbo
 import contextlib
 import dataclasses
 import sys
+import types
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,19 @@ def thousands(rows, what):
         yield rows[i : i + 1000]
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def on_one_line():
+    """Shows what is printed within on one line, where somebody watches, and then no longer."""
+    shown, erased, watched = sys.stdout, f"\r{' ' * 79}\r", ae.watched()
+    line = types.SimpleNamespace(
+        write=lambda text: watched and shown.write(text.replace("\n", erased)),
+        flush=shown.flush,
+        isatty=shown.isatty,
+    )
+    with contextlib.redirect_stdout(line):
+        yield
 
 
 # ---- Nearest neighbours --------------------------------------------------------------------------

@@ -5,9 +5,7 @@ tables in Markdown and draws .readme/live_latents.png. Takes about half an hour 
 """
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import sys
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import autoencoder as ae
-from beyond.pca import ACCURACY, compare, knn_accuracy
+from beyond.pca import ACCURACY, compare, knn_accuracy, on_one_line
 
 SEEDS = range(5)
 PICTURE = Path(ae.__file__).resolve().parent / ".readme" / "live_latents.png"
@@ -29,7 +27,7 @@ def run(hp, data, with_pca):
     """-> compare(...), last validation loss, how often each latent fires for validation images"""
     print(f"training {hp}", file=sys.stderr, flush=True)
     g = ae.build(hp)
-    with contextlib.redirect_stdout(io.StringIO()), ae.start(g) as sess:
+    with on_one_line(), ae.start(g) as sess:
         history = ae.train(sess, g, data)
         comparison = compare(sess, g, data) if with_pca else None
         Z = sess.run(g.Z, {g.X: data.validation.images})

@@ -150,7 +150,7 @@ def short(mnist, folder):
         ("hp", "epoch_n=10", "epoch_n=1"),
         ("data", "read_data_sets()", f"read_data_sets({str(folder / 'mnist.npz')!r})"),
         ("entropy", "epoch_n=2", "epoch_n=1"),
-        ("Z_n", "(2, 5)", "(2,)"),
+        ("compare", "(2, 5, 20)", "(2,)"),
         ("tune", "trials=3", "trials=2"),
         ("tuned", 'ae.RECIPES["tuned"]', 'dataclasses.replace(ae.RECIPES["tuned"], epoch_n=1)'),
     ):

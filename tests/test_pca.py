@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -130,3 +131,19 @@ def test_images_without_labels_are_refused(small_dir, tmp_path, capfd):
         "python -m beyond.pca: error: the images have no labels, and this needs them\n"
     )
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_what_is_printed_on_one_line_is_gone_at_its_end(capsys, monkeypatch, watched):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: watched)
+    with pca.on_one_line():
+        assert sys.stdout.isatty() == watched
+        print("trial 0: activation relu, batch_size 100")
+        print("epoch: 1, loss: 1234.5", end="", flush=True)
+        print("\repoch: 1, loss: 123.4, validation loss: 5678.9")
+    print("score: 6.7")
+    out, screen = capsys.readouterr().out, ""
+    assert ("loss: 1234.5" in out) == watched
+    for text in out.rstrip("\n").split("\r"):  # as a terminal: over what is there
+        screen = text + screen[len(text) :]
+    assert screen.rstrip(" ") == "score: 6.7"
