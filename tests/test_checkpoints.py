@@ -1,6 +1,7 @@
 """Nothing is lost: runs that are killed, interrupted, resumed, damaged or out of space."""
 
 import dataclasses
+import functools
 import json
 import random
 import re
@@ -60,9 +61,12 @@ def data(data_dir):
     return ae.read_data_sets(data_dir)
 
 
+built = functools.cache(ae.build)  # a graph takes longer to build than to train on
+
+
 def train(data, logdir, hp=HP, **arguments):
     """-> history, all variables"""
-    g = ae.build(hp)
+    g = built(hp)
     with ae.start(g) as sess:
         history = ae.train(sess, g, data, logdir, steps_of=ae.fed_steps, **arguments)
         with g.X.graph.as_default():
