@@ -410,8 +410,12 @@ def train(sess, g, data, logdir=None, resume=False, steps_of=None):
         print(f"resumed after epoch {len(history)}")
     if len(history) == hp.epoch_n:
         return history
-    steps = (steps_of or compiled_steps)(sess, g, pixels)
-    with event_files(sess, g, data, logdir, history) as write:
+    if logdir and not history:
+        Path(logdir).mkdir(parents=True, exist_ok=True)
+        if any(Path(logdir, CHECKPOINTS).glob("epoch-[0-9]*")):
+            print(f"replacing the run in {logdir}: another logdir would keep it")
+    steps, write = (steps_of or compiled_steps)(sess, g, pixels), None
+    with contextlib.ExitStack() as events:
         for epoch in range(len(history) + 1, hp.epoch_n + 1):
             loss = train_epoch(sess, g, pixels, epoch, steps)
             validation = evaluate(sess, g, data.validation.pixels)
@@ -419,6 +423,8 @@ def train(sess, g, data, logdir=None, resume=False, steps_of=None):
             if not math.isfinite(loss + validation.score):
                 raise Diverged(f"the loss is not finite: try learning_rate < {hp.learning_rate}")
             rate = float(learning_rates(hp, epoch, 1)[0])
+            # Not before: a run that is stopped in its first epoch replaces nothing.
+            write = write or events.enter_context(event_files(sess, g, data, logdir, history))
             history.append(Epoch(epoch, loss, validation.score, validation.live, rate))
             write(history[-1])
             if logdir:
@@ -649,7 +655,9 @@ def event_files(sess, g, data, logdir, history):
         yield lambda epoch: None
         return
     if not history:
-        _replace_earlier(Path(logdir))
+        for run in ("train", "validation", "test", ""):
+            for earlier in Path(logdir, run).glob(f"events.out.tfevents.*{OURS}"):
+                earlier.unlink()
     with g.X.graph.as_default():
         weights = tf.trainable_variables()
     pixels, labels = data.validation
@@ -683,16 +691,6 @@ def event_files(sess, g, data, logdir, history):
             add(of_run, 0, session_start_pb(dataclasses.asdict(g.hp)), text_pb("run", ran()))
         yield write
         add(of_run, 0, session_end_pb(STATUS_SUCCESS))
-
-
-def _replace_earlier(logdir):
-    logdir.mkdir(parents=True, exist_ok=True)
-    folders = [logdir / run for run in ("train", "validation", "test", "")]
-    earlier = [path for folder in folders for path in folder.glob(f"events.out.tfevents.*{OURS}")]
-    if earlier or any((logdir / CHECKPOINTS).glob("epoch-[0-9]*")):
-        print(f"replacing the run in {logdir}: another logdir would keep it")
-    for path in earlier:
-        path.unlink()
 
 
 def event_file(folder, step=0):

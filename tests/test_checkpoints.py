@@ -295,21 +295,23 @@ def test_the_two_newest_epochs_are_kept(data, unbroken, tmp_path, monkeypatch):
     assert sorted(map(np.sum, restored)) == sorted(map(np.sum, unbroken[1]))
 
 
-def test_a_fresh_run_keeps_the_earlier_ones_checkpoints_until_its_first_epoch(
-    data, tmp_path, monkeypatch, capsys
+def test_a_fresh_run_changes_nothing_of_an_earlier_one_before_the_end_of_its_first_epoch(
+    data, unbroken, tmp_path, monkeypatch, capsys
 ):
     train(data, tmp_path)
     mine = [tmp_path / "notes.txt", tmp_path / "checkpoints" / "epoch-mine", tmp_path / "train" / "events.out.tfevents.mine"]  # fmt: skip
     for path in mine:
         path.write_text("a file of the user's")
-    before = files(tmp_path / "checkpoints")
+    before = files(tmp_path)
     capsys.readouterr()
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop_in_epoch(1, patch)
         train(data, tmp_path, OTHER)
     said = capsys.readouterr().out
     assert said == f"replacing the run in {tmp_path}: another logdir would keep it\n"
-    assert files(tmp_path / "checkpoints") == before
+    assert files(tmp_path) == before
+    check(train(data, tmp_path, resume=True), unbroken)
+    capsys.readouterr()
     train(data, tmp_path, OTHER)
     assert capsys.readouterr().out.startswith(said)
     assert names(tmp_path) == ["epoch-3", "epoch-4", "epoch-mine", "run"]
