@@ -50,6 +50,18 @@ def test_it_is_committed_with_the_outputs_of_one_full_run():
     assert NOTEBOOK.stat().st_size < 1_500_000
 
 
+def test_it_shows_the_modules_source_as_it_is():
+    shown = [
+        output["data"]["text/markdown"]
+        for cell in code_cells(read())
+        for output in cell.outputs
+        if "text/markdown" in output.get("data", {})
+    ]
+    source = (ROOT / "autoencoder.py").read_text()
+    functions = re.findall(r"^def .*?(?=\n\n\n|\n```)", "\n\n\n".join(shown), re.M | re.S)
+    assert len(functions) > 5 and all(function in source for function in functions)
+
+
 def test_its_outputs_hold_no_paths_and_no_noise():
     for cell in code_cells(read()):
         for output in cell.outputs:
