@@ -50,6 +50,15 @@ def test_it_is_committed_with_the_outputs_of_one_full_run():
     assert NOTEBOOK.stat().st_size < 1_500_000
 
 
+def test_its_pictures_are_attached():
+    """JupyterLab serves nothing of a hidden folder, as .readme is."""
+    cells = [cell for cell in read().cells if "![" in cell.source]
+    for cell in cells:
+        for picture in re.findall(r"!\[.*?\]\((.*?)\)", cell.source):
+            assert picture.removeprefix("attachment:") in cell.attachments
+    assert cells
+
+
 def test_it_shows_the_modules_source_as_it_is():
     shown = [
         output["data"]["text/markdown"]
