@@ -249,7 +249,9 @@ def test_run_all_in_jupyterlab(main_job, kernel_folder, monkeypatch, driver):
             wait(10, f'//li[@data-command="{item}"]')[0].click()
             last = f"[{len(code_cells(notebook))}]:"
             wait(600, f'//div[contains(@class, "jp-InputPrompt")][text()="{last}"]')
-        WebDriverWait(driver, 10).until(lambda _: all(c.outputs for c in saved().values()))
+        half_written = [nbformat.reader.NotJSONError]
+        written = WebDriverWait(driver, 10, ignored_exceptions=half_written)
+        written.until(lambda _: all(cell.outputs for cell in saved().values()))
         picture = wait(10, '//pre[contains(text(), "score: ")]/following::img')[0]
         assert picture.size["width"] > 4 * picture.size["height"] > 400
         driver.get("about:blank")
