@@ -9,6 +9,7 @@ same of changed graphs, by both loops of this project. In a quarter of an hour.
 """
 
 import functools
+import gzip
 import json
 import os
 import platform
@@ -20,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 SIZES = [784, 500, 300, 20, 300, 500, 784]
 ROUNDS, STEPS = 5, 550
 # A product of (n, m) and (m, k) takes 2 n m k. Each layer has three, but the first, to whose input no
@@ -40,9 +42,10 @@ def order(epoch):
 
 
 def images():
-    import autoencoder as ae
-
-    return ae.read_data_sets().train
+    """(55000, 784) float32. Without TensorFlow, beside which PyTorch with CUDA dies."""
+    with gzip.open(ROOT / "MNIST_data" / "train-images-idx3-ubyte.gz") as file:
+        pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 784)
+    return pixels[5000:] * np.float32(1 / 255)
 
 
 def timed(epoch_of):
@@ -57,7 +60,7 @@ def timed(epoch_of):
 def tensorflow(steps_of, changed=None):
     import autoencoder as ae
 
-    train, g = images(), ae.build(ae.HParams())
+    train, g = ae.read_data_sets().train, ae.build(ae.HParams())
     g = changed(ae, g) if changed else g
     with ae.start(g) as sess:
         with g.X.graph.as_default():
@@ -123,7 +126,7 @@ def keras_fit():
 
     import autoencoder  # noqa: F401, for its quiet import of TensorFlow
 
-    X, activations = images().images, ["relu"] * 5 + ["sigmoid"]
+    X, activations = images(), ["relu"] * 5 + ["sigmoid"]
     layers = [keras.layers.Dense(n, activation=a) for n, a in zip(SIZES[1:], activations)]
     model = keras.Sequential([keras.Input([784]), *layers])
     model.set_weights(list(weights()))
@@ -144,7 +147,7 @@ def jax_scan():
     import jax
     import jax.numpy as jnp
 
-    X, w = jnp.asarray(images().images), [jnp.asarray(x) for x in weights()]
+    X, w = jnp.asarray(images()), [jnp.asarray(x) for x in weights()]
 
     def loss_of(w, X):
         h = X
@@ -182,7 +185,7 @@ def _torch(compiled):
     import torch
 
     torch.set_flush_denormal(True)
-    X, w = torch.from_numpy(images().images), [torch.nn.Parameter(torch.from_numpy(x)) for x in weights()]  # fmt: skip
+    X, w = torch.from_numpy(images()), [torch.nn.Parameter(torch.from_numpy(x)) for x in weights()]  # fmt: skip
     adam = torch.optim.Adam(w, eps=1e-8, fused=True)
 
     def loss_of(X):
@@ -298,7 +301,8 @@ def main():
             )
             run = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True)
             if run.returncode:
-                missing[name] = run.stderr.strip().splitlines()[-1]
+                said = run.stderr.strip() or f"exit status {run.returncode}"
+                missing[name] = said.splitlines()[-1]
                 continue
             figure, losses[name] = json.loads(run.stdout.split("RESULT ")[1])
             times.setdefault(name, []).append(figure)
