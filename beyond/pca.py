@@ -80,10 +80,11 @@ def thousands(rows, what):
 
 @contextlib.contextmanager
 def on_one_line():
-    """Shows what is printed within on one line, where somebody watches, and then no longer."""
+    """Shows what is printed within on one line, where somebody watches, and then no longer: of a
+    text that is too long its beginning, as a terminal's next line would stay."""
     shown, erased, watched = sys.stdout, f"\r{' ' * 79}\r", ae.watched()
     line = types.SimpleNamespace(
-        write=lambda text: watched and shown.write(text.replace("\n", erased)),
+        write=lambda text: watched and shown.write(text[:79].replace("\n", erased)),
         flush=shown.flush,
         isatty=shown.isatty,
     )

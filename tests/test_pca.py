@@ -138,7 +138,7 @@ def test_what_is_printed_on_one_line_is_gone_at_its_end(capsys, monkeypatch, wat
     monkeypatch.setattr(sys.stdout, "isatty", lambda: watched)
     with pca.on_one_line():
         assert sys.stdout.isatty() == watched
-        print("trial 0: activation relu, batch_size 100")
+        print("trial 0: activation relu, batch_size 100, " + 99 * "9")
         print("epoch: 1, loss: 1234.5", end="", flush=True)
         print("\repoch: 1, loss: 123.4, validation loss: 5678.9")
     print("score: 6.7")
