@@ -260,8 +260,8 @@ def floor():
 
 WAYS = {
     "this project": lambda: tensorflow(compiled),
-    "the tutorial's loop, two calls a step": the_tutorials_loop,
-    "feed loop, one call a step": lambda: tensorflow(fed),
+    "the tutorial's cell, two calls a step": the_tutorials_loop,
+    "fed_steps, one call a step": lambda: tensorflow(fed),
     "Keras fit": keras_fit,
     "JAX, jit and scan": jax_scan,
     "PyTorch, eager, fused Adam": torch_eager,
@@ -309,7 +309,9 @@ def main():
     print(f"\r{'':60}\r", end="", file=sys.stderr)
     best = max(times.get("matrix rate", [float("nan")]))
     print(f"a step's products are {1000 * GFLOP:.0f} MFLOP; matrix rate: {best:.0f} GFLOP/s\n")
-    print("| way | ms a step: median (min to max) | this project / it | share of rate | loss |")
+    print(
+        "| way | ms a step: median (min to max) | this project's ms / its | share of rate | loss |"
+    )
     print("|---|---|---|---|---|")
     ours = statistics.median(times["this project"])
     for name in WAYS:
