@@ -412,7 +412,8 @@ def train(sess, g, data, logdir=None, resume=False, steps_of=None):
         return history
     if logdir and not history:
         Path(logdir).mkdir(parents=True, exist_ok=True)
-        if any(Path(logdir, CHECKPOINTS).glob("epoch-[0-9]*")):
+        earlier = f"train/events.out.tfevents.*{OURS}", f"{CHECKPOINTS}/epoch-[0-9]*"
+        if any(any(Path(logdir).glob(files)) for files in earlier):
             print(f"replacing the run in {logdir}: another logdir would keep it")
     steps, write = (steps_of or compiled_steps)(sess, g, pixels), None
     with contextlib.ExitStack() as events:

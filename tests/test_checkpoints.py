@@ -317,6 +317,9 @@ def test_a_fresh_run_changes_nothing_of_an_earlier_one_before_the_end_of_its_fir
     assert names(tmp_path) == ["epoch-3", "epoch-4", "epoch-mine", "run"]
     assert len([*tmp_path.rglob("events.out.tfevents.*.autoencoder")]) == 3
     assert {path.read_text() for path in mine} == {"a file of the user's"}
+    shutil.rmtree(tmp_path / "checkpoints")  # only curves are left: they are an earlier run, too
+    train(data, tmp_path, OTHER)
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_a_run_in_another_runs_subfolder_is_kept(data, tmp_path):

@@ -265,4 +265,5 @@ def test_run_all_in_jupyterlab(main_job, kernel_folder, monkeypatch, driver):
     _, kept = ae.read_run(module / "logs" / "tuned")
     assert kept["history"][-1].validation_loss == pytest.approx(225.6, rel=0.03)
     assert score_of(text_of(cells["tuned"])) < 250
+    assert text_of(cells["tune"]).splitlines()[0].split()[-1] == "schedule"  # and nothing after it
     assert text_of(cells["tuned"]).rstrip().endswith(" 20 of 20 latents live")
