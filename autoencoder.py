@@ -1,38 +1,41 @@
-"""An autoencoder for MNIST in the style of TensorFlow 1: build a graph, open a session, run it.
+"""The autoencoder of the 2019 tutorial 「Tensorflowでオートエンコーダー」, on today's TensorFlow
+through tf.compat.v1.
 
     read_data_sets -> inputs -> encode -> decode -> l2_loss -> training     (together: build)
-                   -> start -> train -> evaluate -> plot_reconstruction
+                   -> start_session -> train -> evaluate -> plot_reconstruction
 
-| symbol     | shape          | description                                                  |
-|------------|----------------|--------------------------------------------------------------|
-| X          | (batch, X_n)   | images, float32 in [0, 1]; one row is one image of 28 x 28   |
-| Z          | (batch, Z_n)   | latent variables: what is left of an image in Z_n numbers    |
-| G          | (batch, X_n)   | images generated from Z, in (0, 1)                           |
-| loss       | ()             | sum over batch and pixels of (G - X)^2 / 2                   |
-| w, b       | (n, m), (m,)   | weights and biases of a layer, in the scope of that layer    |
+| symbol | shape        | description                                                |
+|--------|--------------|------------------------------------------------------------|
+| X      | (batch, X_n) | images, float32 in [0, 1]; a row is an image of 28 x 28    |
+| Z      | (batch, Z_n) | latent variables                                           |
+| G      | (batch, X_n) | images generated from Z, in (0, 1)                         |
+| loss   | ()           | sum over batch and pixels of (G - X)^2 / 2                 |
+| w, b   | (n, m), (m,) | weights and biases of a layer                              |
 
-Scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
-Decoder/Layer02, G, loss; and training. What is built is what is trained, saved and shown: change
-any part of the graph, and nothing else has to follow, if the loss stays a sum over the images fed.
+Name scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
+Decoder/Layer02, G, loss, training. Any part of the graph can be changed: edit these functions, or
+put tensors of your own into a Graph. The graph that is built is the one that is trained, saved and
+shown.
 
-Every loss that is printed, returned or written to TensorBoard is for 100 images, the tutorial's
-minibatch, so that it means the same whatever batch_size is.
+Every loss that is printed, returned or written for TensorBoard is the mean over minibatches, scaled
+to 100 images, the tutorial's minibatch, whatever batch_size is.
 
-As a script: python autoencoder.py --help. What the tutorial asks and leaves out is in beyond/.
+As a script: python autoencoder.py --help. What the tutorial mentions but leaves out is in beyond/.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import gzip
 import io
+import itertools
 import json
 import math
 import os
 import re
 import shlex
 import sys
-import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -42,101 +45,120 @@ import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 
-# What TensorFlow says at every start: notes of level INFO, and that there is no CUDA driver (303).
-START_UP_NOISE = rb"I0000 |WARNING: All log messages before|.*UNKNOWN ERROR \(303\)"
-ANYTHING = rb""  # for what is an exception as well
+# Of TensorFlow's C++ log, shows only fatal errors. With 0 in the environment, shows all of it.
+LOG_LEVEL = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @contextlib.contextmanager
-def without_noise(noise=START_UP_NOISE):
-    """Holds back file descriptor 2, then passes on all lines but `noise`: TensorFlow 2.21 writes it
-    before it reads TF_CPP_MIN_LOG_LEVEL."""
-    with tempfile.TemporaryFile() as held_back:
-        stderr = os.dup(2)
-        os.dup2(held_back.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held_back.seek(0)
-            for line in held_back:
-                if not re.match(noise, line):
-                    os.write(2, line)
+def muted_stderr():
+    """Silences stderr. During its import, TensorFlow logs to it whatever the level is."""
+    try:
+        stderr = os.dup(2) if LOG_LEVEL == "3" else None
+    except OSError:  # it is closed
+        stderr = None
+    if stderr is None:
+        yield
+        return
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later INFO lines; warnings and errors stay
-with without_noise():
+with muted_stderr():
     import tensorflow.compat.v1 as tf
     from tensorboard.plugins import projector
     from tensorboard.plugins.histogram.summary_v2 import histogram_pb
     from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
     from tensorboard.plugins.hparams.summary import session_end_pb, session_start_pb
-    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
     from tensorboard.plugins.text.summary_v2 import text_pb
-tf.logging.set_verbosity(tf.logging.ERROR)  # as the tutorial does
 
-if tf.__version__.startswith("2.21."):  # XLA dies of a flag that it does not know
-    # Without it, a compiled loop copies most of the weights at each step.
+tf.disable_eager_execution()  # graphs and sessions, as in TensorFlow 1
+tf.logging.set_verbosity(tf.logging.ERROR)
+
+if tf.__version__.startswith("2.21."):  # other versions may abort, as XLA does at an unknown flag
+    # Without this flag, a compiled loop copies most of the weights at each step.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
 
 DATA_DIR = Path(__file__).resolve().parent / "MNIST_data"
-LOGDIR = "logs/AutoEncoder"  # below where the command runs
+LOGDIR = "logs/AutoEncoder"
+REPORTED_IMAGES = 100  # every reported loss is that of so many images
 
 
 class AutoEncoderError(Exception):
-    """What the user can put right; its text says what is wrong, where, and what to do."""
+    """An error that the user can correct. The message says what is wrong, where, and what to do."""
 
 
 class Diverged(AutoEncoderError):
-    """The loss is no longer a number."""
+    """The loss is no longer finite."""
 
 
 # ---- Hyperparameters -----------------------------------------------------------------------------
 
 
-def _field(default, help, choices=(), least=1):
-    metadata = {"help": help, "choices": choices, "least": least}
+def _field(default, help, choices=(), minimum=1):
+    metadata = {"help": help, "choices": choices, "minimum": minimum}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class HParams:
-    """The hyperparameters; the defaults are the tutorial's. AutoEncoderError names a wrong one."""
+    """Hyperparameters. The defaults are the tutorial's."""
 
-    X_n: int = _field(784, "pixels of an image, in the shell those of the data")
-    enc_n: tuple[int, ...] = _field((500, 300), "outputs of each layer of the encoder")
+    X_n: int = _field(784, "pixels of an image")
+    enc_n: tuple[int, ...] = _field((500, 300), "units of each hidden layer of the encoder")
     Z_n: int = _field(20, "latent variables")
-    dec_n: tuple[int, ...] = _field((300, 500), "outputs of each layer of the decoder")
-    activation: str = _field("relu", "of the hidden layers", ("relu", "swish"))
-    Z_activation: str = _field("relu", "of Z", ("relu", "linear"))
-    init: str = _field("normal", "how weights are drawn", ("normal", "he", "glorot"))
-    epoch_n: int = _field(10, "how often to go through all training images")
+    dec_n: tuple[int, ...] = _field((300, 500), "units of each hidden layer of the decoder")
+    activation: str = _field("relu", "activation of the hidden layers", ("relu", "swish"))
+    Z_activation: str = _field("relu", "activation of Z", ("relu", "linear"))
+    init: str = _field("normal", "initialization of the weights", ("normal", "he", "glorot"))
+    epoch_n: int = _field(10, "passes over the training images")
     batch_size: int = _field(100, "images in a minibatch")
-    learning_rate: float = _field(0.001, "step size of Adam")
-    schedule: str = _field("constant", "of learning_rate", ("constant", "cosine"))
-    seed: int = _field(0, "same seed, same machine: same weights, bit for bit", least=0)
+    learning_rate: float = _field(0.001, "Adam's learning rate")
+    schedule: str = _field("constant", "how the learning rate changes", ("constant", "cosine"))
+    seed: int = _field(0, "of the initial weights and of the order of the images", minimum=0)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value, many = getattr(self, field.name), isinstance(field.default, tuple)
-            array, least = np.asarray(value), field.metadata["least"]
-            if choices := field.metadata["choices"]:
-                what, right = " or ".join(choices), value in choices
-            elif isinstance(field.default, float):
-                what = "a number above 0"
-                right = array.ndim == 0 and array.dtype.kind in "iuf" and 0 < value < math.inf
-            else:
-                what = f"{'whole numbers' if many else 'a whole number'} from {least}"
-                right = array.dtype.kind in "iu" and array.ndim == many and (array >= least).all()
-            if not right:
-                raise AutoEncoderError(f"{field.name} must be {what}, not {value!r}")
-            object.__setattr__(self, field.name, type(field.default)(array.tolist()))
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+
+
+def _checked(field, value):
+    """The value, as the type of the field's default. Raises AutoEncoderError if it does not fit."""
+    choices = field.metadata["choices"]
+    minimum = field.metadata["minimum"]
+    if choices:
+        expected = " or ".join(choices)
+        ok = value in choices
+    elif isinstance(field.default, tuple):
+        expected = f"a list of integers of at least {minimum}"
+        ok = isinstance(value, (tuple, list)) and all(_is_integer(v, minimum) for v in value)
+        value = tuple(map(int, value)) if ok else value
+    elif isinstance(field.default, float):
+        expected = "a positive number"
+        is_number = isinstance(value, (int, float, np.integer, np.floating))
+        ok = is_number and not isinstance(value, bool) and 0 < value < math.inf
+        value = float(value) if ok else value
+    else:
+        expected = f"an integer of at least {minimum}"
+        ok = _is_integer(value, minimum)
+        value = int(value) if ok else value
+    if not ok:
+        raise AutoEncoderError(f"{field.name} must be {expected}, not {value!r}")
+    return value
+
+
+def _is_integer(value, minimum):
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_integer and value >= minimum
 
 
 RECIPES = {
-    "seed": HParams(),
-    # The winner of `python -m beyond.tuning --trials 40`: trial 39, validation loss 225.6.
+    "tutorial": HParams(),
+    # The winner of `python -m beyond.tuning --trials 40`.
     "tuned": HParams(
         activation="swish",
         Z_activation="linear",
@@ -150,7 +172,8 @@ RECIPES = {
 
 # ---- Input data ----------------------------------------------------------------------------------
 
-PARTS = {  # Keras's names of the arrays, and MNIST's of the files
+# The arrays of a .npz file, named as in Keras's mnist.npz, and MNIST's own files.
+FILES = {
     "x_train": "train-images-idx3-ubyte",
     "y_train": "train-labels-idx1-ubyte",
     "x_test": "t10k-images-idx3-ubyte",
@@ -158,99 +181,145 @@ PARTS = {  # Keras's names of the arrays, and MNIST's of the files
 }
 
 
-class DataSet(NamedTuple):
-    pixels: np.ndarray  # (n, X_n) uint8, as in the file; or floats in [0, 1]
-    labels: np.ndarray | None  # (n,) whole numbers
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """Images and labels, with the attributes that they had in TensorFlow 1's tutorials."""
+
+    pixels: np.ndarray  # (n, X_n), bytes as in the file, or floats in [0, 1]
+    labels: np.ndarray | None  # (n,), integers; or (n, classes), one-hot
+
+    @functools.cached_property
+    def images(self):
+        """(n, X_n), float32 in [0, 1]: four times the memory of bytes."""
+        return to_float(self.pixels)
+
+    def subset(self, rows):
+        """The DataSet of some rows, given as a slice, indices or a mask."""
+        return DataSet(self.pixels[rows], None if self.labels is None else self.labels[rows])
 
     @property
-    def images(self):
-        """(n, X_n) float32 in [0, 1], made anew each time: a quarter of its memory is in pixels."""
-        return scaled(self.pixels)
+    def num_examples(self):
+        return len(self.pixels)
+
+    def next_batch(self, batch_size):
+        """The next images (batch_size, X_n) and their labels, in a new order in each epoch."""
+        rows = np.fromiter(itertools.islice(self._shuffled_rows, batch_size), int)
+        batch = self.subset(rows)
+        return batch.images, batch.labels
+
+    @functools.cached_property
+    def _shuffled_rows(self):  # epoch after epoch, without an end
+        rng = np.random.default_rng(0)
+        return (row for _ in itertools.count() for row in rng.permutation(self.num_examples))
 
 
 class DataSets(NamedTuple):
     train: DataSet
     validation: DataSet
     test: DataSet
+    path: Path | None = None  # what they were read from
 
 
-BYTE = np.float32(1 / 255)  # multiplied by, not divided by 255: the tutorial's own rounding
+def to_float(pixels):
+    """Bytes as float32 in [0, 1], rounded as in the tutorial; floats unchanged."""
+    if pixels.dtype == np.uint8:
+        return np.multiply(pixels, np.float32(1 / 255), dtype=np.float32)
+    return pixels
 
 
-def scaled(pixels):
-    """Bytes as float32 in [0, 1]; floats as they are."""
-    return np.multiply(pixels, BYTE, dtype=np.float32) if pixels.dtype == np.uint8 else pixels
+def read_data_sets(data_dir=DATA_DIR, one_hot=False):
+    """Reads MNIST, or other images in its format, into .train, .validation and .test.
 
+    It takes the place of input_data.read_data_sets of TensorFlow 1's tutorials, without a download.
 
-def read_data_sets(data_dir=DATA_DIR):
-    """Reads MNIST, or what has its form, as Fashion-MNIST has: a folder of the four IDX files, .gz
-    or not; or a .npz of x_train, y_train, x_test and y_test, of which the labels may be absent.
-
-    Answers what the tutorial's input_data.read_data_sets answered: `.train`, `.validation` and
-    `.test`, each with `.images` and `.labels`. The first twelfth of the training images, at most the
-    tutorial's 5,000, is for validation. AutoEncoderError names a file that is missing, damaged, or
-    does not fit the others.
+    data_dir: a folder of the four IDX files, gzip-compressed or not, or a .npz file with the arrays
+    x_train, y_train, x_test and y_test; the labels may be missing. The first twelfth of the
+    training images, but at most the tutorial's 5,000, becomes the validation set.
+    one_hot: labels as rows of 0 and a 1, instead of integers.
+    Raises AutoEncoderError if a file is missing, damaged, or does not fit the others.
     """
     path = Path(data_dir)
     x_train, y_train, x_test, y_test = _read_npz(path) if path.suffix == ".npz" else _read_idx(path)
-    train = data_set(x_train, y_train, f"{path}: training images")
-    test = data_set(x_test, y_test, f"{path}: test images")
+    train = make_data_set(x_train, y_train, f"{path}: training images")
+    test = make_data_set(x_test, y_test, f"{path}: test images")
+    if one_hot:
+        if train.labels is None or test.labels is None:
+            raise AutoEncoderError(f"{path}: one_hot needs labels, y_train and y_test")
+        classes = 1 + max(train.labels.max(), test.labels.max())
+        train = DataSet(train.pixels, np.eye(classes)[train.labels])
+        test = DataSet(test.pixels, np.eye(classes)[test.labels])
     if train.pixels.shape[1] != test.pixels.shape[1]:
-        raise AutoEncoderError(f"{path}: training and test images are of different sizes")
+        raise AutoEncoderError(f"{path}: training and test images differ in size")
     n = min(5000, len(train.pixels) // 12)
     if n == 0:
-        raise AutoEncoderError(f"{path} must have at least 12 training images")
-    return DataSets(part_of(train, slice(n, None)), part_of(train, slice(n)), test)
+        raise AutoEncoderError(f"{path}: at least 12 training images are needed")
+    return DataSets(train.subset(slice(n, None)), train.subset(slice(n)), test, path.resolve())
 
 
-def data_set(images, labels, what):
-    """DataSet of images (n, height, width) or (n, X_n); AutoEncoderErrors call them `what`."""
-    images = np.atleast_1d(images)
-    n, size = len(images), images.shape[1:]
-    pixels = images.reshape(n, math.prod(size))
-    right = pixels.size and size in (pixels.shape[1:], squares(pixels).shape[1:])
-    if right and pixels.dtype.kind == "f" and 0 <= pixels.min() and pixels.max() <= 1:
+def make_data_set(images, labels, name):
+    """A DataSet of images (n, height, width), with or without a last axis of 1, or (n, X_n).
+
+    Integers are pixels from 0 to 255, or from 0 to 1 if none is above 1. Floats are from 0 to 1.
+    labels: integers, (n,) or (n, 1); or None. `name` is used in error messages.
+    """
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim not in (2, 3) or images.size == 0:
+        raise AutoEncoderError(f"{name} must be (n, height, width) or (n, X_n), not {images.shape}")
+    if images.ndim == 3 and images.shape[1] != images.shape[2]:
+        raise AutoEncoderError(f"{name} must be square, not {images.shape[1]} x {images.shape[2]}")
+    pixels = images.reshape(len(images), -1)
+    found = str(pixels.dtype)
+    kind = pixels.dtype.kind
+    low, high = -1, -1
+    if kind in "biuf":
+        low, high = pixels.min(), pixels.max()
+        found = f"{found} from {low} to {high}"
+    if 0 <= low and high <= 1:
         pixels = pixels.astype(np.float32, copy=False)
-    elif not right or pixels.dtype != np.uint8:
-        asked = "square or (n, X_n), bytes or floats from 0 to 1"
-        raise AutoEncoderError(f"{what} must be {asked}, not {images.shape}, {images.dtype}")
-    if labels is not None and (np.shape(labels) != (n,) or labels.dtype.kind not in "iu"):
-        raise AutoEncoderError(f"{what} are {n}: so many whole numbers must be their labels")
+    elif 0 <= low and high <= 255 and kind in "iu":
+        pixels = pixels.astype(np.uint8, copy=False)
+    else:
+        expected = "integers from 0 to 255 or floats from 0 to 1"
+        raise AutoEncoderError(f"{name} must be {expected}, not {found}")
+    if labels is not None:
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            found = f"{labels.dtype} {labels.shape}"
+            raise AutoEncoderError(f"{name}: {len(images)} integer labels expected, not {found}")
     return DataSet(pixels, labels)
-
-
-def part_of(data_set, rows):
-    """A DataSet of these rows, a slice or a mask (n,)."""
-    return DataSet(*(None if array is None else array[rows] for array in data_set))
 
 
 def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return [arrays[name] if name[0] == "x" else arrays.get(name) for name in PARTS]
-    except Exception as e:  # of a dozen kinds, by what is damaged
+            x_train, x_test = arrays["x_train"], arrays["x_test"]
+            return x_train, arrays.get("y_train"), x_test, arrays.get("y_test")
+    except Exception as e:  # NumPy raises a dozen kinds for damaged files
         raise AutoEncoderError(f"{path} cannot be read: {e}") from None
 
 
 def _read_idx(folder):
     arrays = []
-    for name in PARTS.values():
-        found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
+    for name in FILES.values():
+        candidates = [folder / name, folder / f"{name}.gz"]
+        found = [path for path in candidates if path.exists()]
         if not found:
-            mend = ": git checkout MNIST_data" if folder == DATA_DIR else ""
-            raise AutoEncoderError(f"there is no {folder / name}, nor .gz{mend}")
+            hint = "git checkout MNIST_data" if folder == DATA_DIR else f"MNIST is in {DATA_DIR}"
+            raise AutoEncoderError(f"there is neither {folder / name} nor {name}.gz: {hint}")
         arrays.append(read_idx(found[0]))
     return arrays
 
 
 def read_idx(path):
-    """The array in an IDX file of bytes, gzip-compressed or not. AutoEncoderError if it is none."""
+    """Reads an IDX file of bytes, gzip-compressed or not. -> array"""
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            magic = file.read(4)  # 0, 0, 8 for bytes, and the number of dimensions
+        with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rb") as file:
+            magic = file.read(4)  # 0, 0, 8 for bytes, number of dimensions
             if magic[:3] != b"\0\0\x08":
-                raise ValueError("it is not an IDX file of bytes")
-            shape = np.frombuffer(file.read(4 * magic[-1]), ">u4").tolist()
+                raise ValueError("not an IDX file of bytes")
+            shape = np.frombuffer(file.read(4 * magic[3]), ">u4").tolist()
             return np.frombuffer(file.read(), np.uint8).reshape(shape)
     except (OSError, EOFError, ValueError, zlib.error) as e:
         raise AutoEncoderError(f"{path} cannot be read: {e}") from None
@@ -261,27 +330,34 @@ def read_idx(path):
 
 class Graph(NamedTuple):
     hp: HParams
-    X: tf.Tensor  # (batch, X_n): feed images
-    Z: tf.Tensor  # (batch, Z_n): feed it to decode, fetch it to encode
+    X: tf.Tensor  # (batch, X_n): placeholder of the images
+    Z: tf.Tensor  # (batch, Z_n): fetch it to encode, feed it to decode
     G: tf.Tensor  # (batch, X_n)
-    loss: tf.Tensor  # (), of the minibatch that is fed
-    rate: tf.Tensor  # (), step size of the next step: hp.learning_rate unless it is fed
-    opt: tf.Operation  # run it: one step of Adam on the minibatch that is fed
-    init: tf.Operation  # run it once: draws weights and biases
+    loss: tf.Tensor  # ()
+    opt: tf.Operation  # one step of the optimizer on the images that are fed
+    init: tf.Operation  # initializes all variables
+    rate: tf.Tensor | None = None  # (): placeholder of the learning rate; None: the optimizer's own
+    training_feed: dict = {}  # what only training feeds, as {keep_prob: 0.5}
 
 
 ACTIVATIONS = {
     "relu": tf.nn.relu,
-    "swish": tf.nn.swish,  # x sigmoid(x)
+    "swish": tf.nn.swish,
     "linear": tf.identity,
     "sigmoid": tf.sigmoid,
 }
-# Truncated normal; standard deviation (2 / n)^0.5, or (2 / (n + m))^0.5, of the weights (n, m).
-INITS = {"he": tf.initializers.he_normal, "glorot": tf.initializers.glorot_normal}
+INITIALIZERS = {  # of weights, of biases
+    "normal": (
+        tf.truncated_normal_initializer(stddev=0.1),
+        tf.truncated_normal_initializer(stddev=0.1),
+    ),
+    "he": (tf.initializers.he_normal(), tf.zeros_initializer()),
+    "glorot": (tf.initializers.glorot_normal(), tf.zeros_initializer()),
+}
 
 
 def inputs(hp):
-    """The images X: (batch, X_n) float32, to be fed."""
+    """Placeholder of the images X. -> (batch, X_n)"""
     with tf.name_scope("X"):
         return tf.placeholder(tf.float32, [None, hp.X_n])
 
@@ -305,78 +381,63 @@ def decode(Z, hp):
 
 
 def layer(x, n, activation, scope, hp):
-    """One layer, activation(x w + b), in its scope. x: (batch, m) -> (batch, n)"""
+    """A fully connected layer, activation(x w + b). x: (batch, m) -> (batch, n)"""
+    weights, biases = INITIALIZERS[hp.init]
     with tf.name_scope(scope):
-        w = variable([x.shape[1], n], "w", hp)
-        b = variable([n], "b", hp)
+        w = tf.Variable(weights([x.shape[1], n]), name="w", use_resource=True)
+        b = tf.Variable(biases([n]), name="b", use_resource=True)
         return ACTIVATIONS[activation](tf.matmul(x, w) + b)
 
 
-def variable(shape, name, hp):
-    """New weights or biases; their seed is their own, drawn from hp.seed and their name."""
-    full_name = f"{tf.get_default_graph().get_name_scope()}/{name}"
-    seed = int(np.random.SeedSequence([hp.seed, *full_name.encode()]).generate_state(1)[0]) % 2**31
-    if hp.init == "normal":
-        value = tf.truncated_normal(shape, stddev=0.1, seed=seed)
-    elif name == "b":
-        value = tf.zeros(shape)
-    else:
-        value = INITS[hp.init](seed=seed)(shape)
-    return tf.Variable(value, name=name)
-
-
 def l2_loss(G, X):
-    """How far G is from X: the sum over batch and pixels of (G - X)^2 / 2. -> ()"""
+    """Sum over batch and pixels of (G - X)^2 / 2. -> ()"""
     with tf.name_scope("loss"):
         return tf.nn.l2_loss(G - X)
 
 
 def training(loss, hp):
-    """Adam. -> its step size, (), to be fed; one step down the gradient of `loss`, to be run"""
+    """Adam. -> the operation that makes one step, and the placeholder of its learning rate"""
     with tf.name_scope("training"):
         rate = tf.placeholder_with_default(hp.learning_rate, [], "learning_rate")
-        return rate, tf.train.AdamOptimizer(rate).minimize(loss)
+        return tf.train.AdamOptimizer(rate).minimize(loss), rate
 
 
 def build(hp):
-    """The whole graph, in a tf.Graph of its own: build(hp).X.graph."""
+    """Builds the graph, in a tf.Graph of its own. -> Graph"""
     with tf.Graph().as_default():
+        tf.set_random_seed(hp.seed)
         X = inputs(hp)
         Z = encode(X, hp)
         G = decode(Z, hp)
         loss = l2_loss(G, X)
-        rate, opt = training(loss, hp)
-        return Graph(hp, X, Z, G, loss, rate, opt, tf.global_variables_initializer())
+        opt, rate = training(loss, hp)
+        return Graph(hp, X, Z, G, loss, opt, tf.global_variables_initializer(), rate)
 
 
 # ---- Session -------------------------------------------------------------------------------------
 
 
-def start(g):
-    """Opens a session on the graph, and draws its weights. It computes on device()."""
-    sess = session(g.X.graph)
+def start_session(g):
+    """Opens a session on the graph and initializes its variables."""
+    sess = tf.Session(graph=g.X.graph, config=session_config())
     sess.run(g.init)
     return sess
 
 
+def session_config():
+    """Configuration of a session that takes only the GPU memory it needs."""
+    config = tf.ConfigProto(allow_soft_placement=True)
+    config.gpu_options.allow_growth = True
+    return config
+
+
 def device():
-    """What computes, as text: a GPU where there is one."""
-    with without_noise():
-        gpus = tf.config.list_physical_devices("GPU")
+    """Describes the device in use: a GPU if there is one."""
+    gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return f"CPU, {os.cpu_count()} cores"
     name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unnamed")
     return f"GPU, {name}"
-
-
-def session(graph, as_drawn=False):
-    """A session on a graph. It takes of a GPU only the memory that it needs."""
-    config = tf.ConfigProto(allow_soft_placement=True)
-    config.gpu_options.allow_growth = True
-    # TensorFlow makes one operation of MatMul, add and Relu, unless it runs the graph as drawn.
-    config.graph_options.rewrite_options.disable_meta_optimizer = as_drawn
-    with without_noise():
-        return tf.Session(graph=graph, config=config)
 
 
 # ---- Training ------------------------------------------------------------------------------------
@@ -384,254 +445,265 @@ def session(graph, as_drawn=False):
 
 class Epoch(NamedTuple):
     epoch: int  # 1, 2, ...
-    loss: float  # mean over the epoch's minibatches, each before its own update; for 100 images
-    validation_loss: float  # after the epoch; for 100 images
-    live: int  # latent variables that some validation image moves from 0, after the epoch
-    learning_rate: float  # step size of Adam when the epoch began
+    loss: float  # mean over the epoch's minibatches, each before its update
+    validation_loss: float  # after the epoch
+    live: int  # latent variables that are not 0 for every validation image
+    learning_rate: float | None  # at the start of the epoch; None: the optimizer's own
 
 
-def train(sess, g, data, logdir=None, resume=False, steps_of=None):
-    """Trains for epoch_n epochs of shuffled minibatches; answers an Epoch for each.
+def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
+    """Trains for hp.epoch_n epochs, from the weights that the session has. Returns a list of Epoch.
 
-    data: DataSets, of which `.train` is learnt and `.validation` only watched. With a `logdir`,
-    each epoch leaves a checkpoint there, and what TensorBoard shows; an earlier run's are replaced.
-    `resume` goes on from the newest checkpoint there, as if the run had never stopped.
+    data: DataSets; the network learns from data.train and is evaluated on data.validation.
+    logdir: where each epoch leaves a checkpoint and summaries for TensorBoard; an earlier run there
+    is replaced. With `resume`, training continues from the last checkpoint, if there is one.
+    loop: feed_loop, or a function like it; by default, what compile_loop returns.
+    on_epoch: is called with each Epoch; an exception that it raises stops the training.
 
-    steps_of: compiled_steps; or fed_steps, the tutorial's own loop, which trains the same, and is
-    faster for convolutions on a CPU.
-
-    AutoEncoderError when data or checkpoint do not fit; Diverged when the loss is no number.
+    Raises AutoEncoderError if data or checkpoint do not fit, Diverged if the loss is not finite.
     """
     hp, pixels = g.hp, data.train.pixels
-    if pixels.shape[1] != hp.X_n:
-        raise AutoEncoderError(f"X_n is {hp.X_n}, but the images have {pixels.shape[1]} pixels")
-    history = restore(sess, g, data, logdir) if resume and logdir else []
-    if history:
-        print(f"resumed after epoch {len(history)}")
+    check_before_training(g, pixels, logdir, resume)
+    saver = make_saver(g) if logdir else None
+    history = restore(sess, g, data, logdir, saver) if resume else []
     if len(history) == hp.epoch_n:
         return history
-    if logdir and not history:
-        Path(logdir).mkdir(parents=True, exist_ok=True)
-        earlier = f"train/events.out.tfevents.*{OURS}", f"{CHECKPOINTS}/epoch-[0-9]*"
-        if any(any(Path(logdir).glob(files)) for files in earlier):
-            print(f"replacing the run in {logdir}: another logdir would keep it")
-    steps, write = (steps_of or compiled_steps)(sess, g, pixels), None
-    with contextlib.ExitStack() as events:
+    loop = loop or compile_loop(sess, g, pixels)
+    with summary_writers(sess, g, data, logdir, history) as write_summaries:
         for epoch in range(len(history) + 1, hp.epoch_n + 1):
-            loss = train_epoch(sess, g, pixels, epoch, steps)
+            loss = float(loop(sess, g, pixels, epoch))
             validation = evaluate(sess, g, data.validation.pixels)
             print(f", validation loss: {validation.score:.3f}", flush=True)
             if not math.isfinite(loss + validation.score):
                 raise Diverged(f"the loss is not finite: try learning_rate < {hp.learning_rate}")
-            rate = float(learning_rates(hp, epoch, 1)[0])
-            # Not before: a run that is stopped in its first epoch replaces nothing.
-            write = write or events.enter_context(event_files(sess, g, data, logdir, history))
+            rate = None if g.rate is None else float(learning_rates(hp, epoch, len(pixels))[0])
             history.append(Epoch(epoch, loss, validation.score, validation.live, rate))
-            write(history[-1])
             if logdir:
-                save(sess, g, data, logdir, history)
+                write_summaries(history[-1])
+                save(sess, g, data, logdir, history, saver)
+            if on_epoch:
+                on_epoch(history[-1])
     return history
 
 
-def train_epoch(sess, g, pixels, epoch, steps):
-    """Trains by `steps` on each of pixels (n, X_n) once, in this epoch's order. -> mean loss"""
-    hp, n, total = g.hp, len(pixels), 0.0
-    order = np.random.default_rng([hp.seed, epoch]).permutation(n)
-    rates = learning_rates(hp, epoch, math.ceil(n / hp.batch_size))
-    for first in range(0, len(rates), steps_a_call(hp)):
-        last = min(first + steps_a_call(hp), len(rates))
-        total += steps(order, rates, first, last)
-        if watched() or last == len(rates):  # a file gets a line an epoch
-            seen = min(last * hp.batch_size, n)
-            line = f"epoch: {epoch}, loss: {100 * total / seen:.3f}"
-            print("\r" * watched() + line, end="", flush=True)
-    return 100 * total / n
+def feed_loop(sess, g, pixels, epoch):
+    """Trains for one epoch as the tutorial does, one session call per minibatch. -> mean loss"""
+    batch_size, total = g.hp.batch_size, 0.0
+    order = shuffled(g.hp, epoch, len(pixels))
+    for k, rate in enumerate(learning_rates(g.hp, epoch, len(pixels))):
+        batch = order[k * batch_size : (k + 1) * batch_size]
+        loss, _ = sess.run([g.loss, g.opt], feed_dict(g, pixels[batch], rate))
+        total += float(loss)
+        print_progress(epoch, total, k * batch_size + len(batch), len(pixels))
+    return REPORTED_IMAGES * total / len(pixels)
 
 
-def watched():
-    """Whether somebody sees what is printed while it is: on a terminal, or in a notebook."""
-    return sys.stdout.isatty() or "ipykernel" in sys.modules
+def check_before_training(g, pixels, logdir, resume):
+    """Raises AutoEncoderError if `train` could not do what it is asked."""
+    if pixels.shape[1] != g.hp.X_n:
+        raise AutoEncoderError(f"X_n is {g.hp.X_n}, but the images have {pixels.shape[1]} pixels")
+    if logdir and "[" in str(logdir):  # TensorFlow's checkpoint functions take it for a pattern
+        raise AutoEncoderError(f"{logdir}: TensorFlow cannot open checkpoints in a path with [")
+    if g.rate is not None and not g.rate.op.type.startswith("Placeholder"):
+        hint = "or None if the graph computes it"
+        raise AutoEncoderError(f"rate must be the placeholder of the learning rate, {hint}")
+    if resume and not logdir:
+        raise AutoEncoderError("resume needs the logdir of the run")
 
 
-def fed_steps(sess, g, pixels):
-    """The tutorial's own loop, a call of the session for each minibatch of pixels (n, X_n).
-
-    -> steps(order, rates, first, last): trains on the minibatches k = first to last - 1 of
-    pixels[order], by rates[k]; answers the sum of their losses, each before its own update.
-    """
-
-    def steps(order, rates, first, last):
-        total = 0.0
-        for k in range(first, last):
-            batch = order[k * g.hp.batch_size : (k + 1) * g.hp.batch_size]
-            feed = {g.X: scaled(pixels[batch]), g.rate: rates[k]}
-            loss, _ = sess.run([g.loss, g.opt], feed)
-            total += float(loss)
-        return total
-
-    return steps
+def feed_dict(g, pixels, rate):
+    """The feed_dict of a step of training: images, learning rate and g.training_feed."""
+    feed = {g.X: to_float(pixels), **g.training_feed}
+    return feed if g.rate is None else feed | {g.rate: rate}
 
 
-def steps_a_call(hp):
-    """Steps between two looks at the loss: a tenth of the tutorial's epoch, or what 64 MiB hold."""
-    return min(55, max(1, 2**26 // (hp.batch_size * hp.X_n)))
+def shuffled(hp, epoch, n):
+    """The order of n images in an epoch: a permutation, the same on every machine."""
+    return np.random.default_rng([hp.seed, epoch]).permutation(n)
 
 
-def learning_rates(hp, epoch, steps):
-    """The step size of Adam in each step of an epoch. -> (steps,) float32"""
+def learning_rates(hp, epoch, n):
+    """The learning rate of each step of an epoch of n images. -> (steps,), float32"""
+    steps = math.ceil(n / hp.batch_size)
     if hp.schedule == "constant":
         return np.full(steps, hp.learning_rate, np.float32)
-    done = (epoch - 1 + np.arange(steps) / steps) / hp.epoch_n  # 0 to 1 in all of training
-    return np.float32(hp.learning_rate * (1 + np.cos(np.pi * done)) / 2)
+    progress = (epoch - 1 + np.arange(steps) / steps) / hp.epoch_n
+    return np.float32(hp.learning_rate * (1 + np.cos(np.pi * progress)) / 2)
+
+
+def print_progress(epoch, total, seen, n):
+    """Prints the mean loss so far. If output is not interactive, only that of the whole epoch."""
+    if is_interactive():
+        print("\r", end="")
+    elif seen < n:
+        return
+    print(f"epoch: {epoch}, loss: {REPORTED_IMAGES * total / seen:.3f}", end="", flush=True)
+
+
+def is_interactive():
+    """Whether standard output is a terminal or a notebook."""
+    return bool(sys.stdout and sys.stdout.isatty()) or "ipykernel" in sys.modules
 
 
 # ---- Checkpoints ---------------------------------------------------------------------------------
 
-CHECKPOINTS = "checkpoints"  # a folder of its own: the Projector shows what lies beside event files
+CHECKPOINT_FILE = re.compile(r"checkpoint|epoch-\d+\.(index|data-\S+)")
 
 
-def save(sess, g, data, logdir, history):
-    """Keeps the state after the last epoch of `history`, beside that of the epoch before.
+def save(sess, g, data, logdir, history, saver):
+    """Saves a checkpoint of the last epoch in `history`, which replaces the one before.
 
-    Wherever it is killed, no state is taken for another run's: first all other states go; then
-    run.json says what run it is; and then TensorFlow's files get their names when whole.
+    Safe to interrupt at any point: run.json is replaced before the first checkpoint of a run and
+    after an earlier run's are deleted, and the Saver replaces a checkpoint by renaming whole files.
     """
-    folder, epoch = Path(logdir, CHECKPOINTS), len(history)
-    folder.mkdir(exist_ok=True)
-    for path in sorted(folder.glob("epoch-[0-9]*"), reverse=True):  # of a state, .index first
-        if epoch == 1 or not path.name.startswith(f"epoch-{epoch - 1}."):
-            path.unlink()
+    folder = Path(logdir, "checkpoints")
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = run_fingerprint(g, data) | {"data_dir": str(data.path), "history": history}
     temporary = folder / "run.json.tmp"
-    temporary.write_text(json.dumps(_about(g, data) | {"history": history}))
+    temporary.write_text(json.dumps(saved))
+    if len(history) == 1:
+        for path in sorted(folder.iterdir()):  # first `checkpoint`, which names the others
+            if CHECKPOINT_FILE.fullmatch(path.name):
+                path.unlink()
     temporary.replace(folder / "run.json")
-    with g.X.graph.as_default(), without_noise(ANYTHING):
-        path = str(folder / "epoch")
-        _saver(g).save(sess, path, epoch, write_meta_graph=False, write_state=False)
+    prefix = str(folder / "epoch")
+    saver.save(sess, prefix, global_step=len(history), write_meta_graph=False)
 
 
-def restore(sess, g, data, logdir):
-    """Puts the newest intact state into the session. -> its history, empty if there is none.
-    AutoEncoderError names what makes it another run, or when none is intact."""
-    folder = Path(logdir, CHECKPOINTS)
-    epochs = {int(path.name.split(".")[0][6:]) for path in folder.glob("epoch-[0-9]*")}
-    if not epochs:
+def restore(sess, g, data, logdir, saver):
+    """Loads the last checkpoint into the session. Returns its history, or [] if there is none.
+
+    Raises AutoEncoderError if it is damaged or belongs to another run.
+    """
+    path = tf.train.latest_checkpoint(Path(logdir, "checkpoints"))
+    if path is None:
+        print(f"no checkpoint in {logdir}: training from the start")
         return []
-    (hp, kept), now = read_run(logdir), _about(g, data)
-    if hp.schedule == "constant" and len(kept["history"]) <= g.hp.epoch_n:
-        del now["epoch_n"]  # the run may go on for longer than it was to
-    differ = [f"{k} {kept.get(k)}, not {now[k]}" for k in now if kept.get(k) != now[k]]
-    if hp.schedule == "cosine" and hp.epoch_n != g.hp.epoch_n:
-        differ.append("each step of a cosine depends on epoch_n")
-    if differ:
-        raise AutoEncoderError(f"{logdir} has another run: {'; '.join(differ)}; use another logdir")
-    for epoch in sorted(epochs, reverse=True):
-        path = folder / f"epoch-{epoch}"
-        try:
-            with g.X.graph.as_default(), without_noise(ANYTHING):
-                _saver(g).restore(sess, str(path))
-        except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
-            print(f"{path} is damaged; looking for an earlier one")
-        else:
-            return kept["history"][:epoch]
-    if any(folder.glob("epoch-[0-9]*.index")):
-        raise AutoEncoderError(f"no checkpoint in {folder} is intact: to begin anew, do not resume")
-    return []
+    hp, saved = read_run(logdir)
+    current = run_fingerprint(g, data)
+    changed = [name for name in current if saved.get(name) != current[name]]
+    if hp.schedule == "constant" and len(saved["history"]) <= g.hp.epoch_n:
+        changed = [name for name in changed if name != "epoch_n"]  # a run may be made longer
+    if changed:
+        hint = "use the same, or another logdir"
+        if changed == ["graph"]:
+            hint = "build the same (in a notebook, call tf.reset_default_graph() before)"
+        raise AutoEncoderError(f"{logdir} has a run with a different {', '.join(changed)}: {hint}")
+    try:
+        saver.restore(sess, path)
+    except (tf.errors.OpError, ValueError) as e:
+        raise AutoEncoderError(f"{path} is damaged: start over without resume") from e
+    saver.recover_last_checkpoints([path])
+    epoch = int(path.rsplit("-", 1)[1])
+    print(f"resumed after epoch {epoch}")
+    return saved["history"][:epoch]
 
 
 def read_run(logdir):
-    """HParams of the run in logdir, and all of its run.json. AutoEncoderError if it is damaged."""
-    path = Path(logdir, CHECKPOINTS, "run.json")
+    """Reads run.json. -> HParams of the run, and all of the file"""
+    path = Path(logdir, "checkpoints", "run.json")
     try:
-        kept = json.loads(path.read_text())
-        kept["history"] = [Epoch(*epoch) for epoch in kept["history"]]
-        hp = HParams(**{field.name: kept[field.name] for field in dataclasses.fields(HParams)})
-        return hp, kept
+        saved = json.loads(path.read_text())
+        saved["history"] = [Epoch(*epoch) for epoch in saved["history"]]
+        hp = HParams(**{field.name: saved[field.name] for field in dataclasses.fields(HParams)})
+        return hp, saved
     except (OSError, ValueError, TypeError, KeyError, AutoEncoderError) as e:
         raise AutoEncoderError(f"{path} is damaged: {e!r}") from None
 
 
-def _about(g, data):
-    """What makes a run this run, as JSON has it."""
-    step = left_open(g, g.loss.op, g.opt)
+def run_fingerprint(g, data):
+    """What distinguishes a run from others: hyperparameters, and checksums of graph and images."""
+    step = step_graph_def(g, g.loss.op, g.opt)
     nodes = (node.SerializeToString(deterministic=True) for node in step.node)
-    pixels = (np.ascontiguousarray(part.pixels) for part in (data.train, data.validation))
-    images = zlib.crc32(next(pixels), zlib.crc32(next(pixels), len(data.train.pixels)))
-    about = dataclasses.asdict(g.hp) | {"graph": zlib.crc32(b"".join(nodes)), "images": images}
-    return json.loads(json.dumps(about))
+    checksum = 0
+    for part in (data.train, data.validation):
+        checksum = zlib.crc32(np.ascontiguousarray(part.pixels), checksum)
+    fingerprint = {"graph": zlib.crc32(b"".join(nodes)), "images": checksum}
+    # Through JSON, so that it can be compared with what was read: tuples become lists.
+    return json.loads(json.dumps(dataclasses.asdict(g.hp) | fingerprint))
 
 
-def _saver(g):
-    if not g.X.graph.get_collection("saver"):
-        g.X.graph.add_to_collection("saver", tf.train.Saver(max_to_keep=0))
-    return g.X.graph.get_collection("saver")[0]
+def make_saver(g):
+    """A tf.train.Saver of all variables that the graph has now. It keeps the last checkpoint."""
+    with g.X.graph.as_default():
+        return tf.train.Saver(max_to_keep=1, save_relative_paths=True)
 
 
 # ---- Evaluation ----------------------------------------------------------------------------------
 
 
 class Evaluation(NamedTuple):
-    score: float  # mean loss of 100 images, the number that the tutorial prints
-    per_pixel: float  # mean of (G - X)^2, whatever the loss is
-    live: int  # latent variables that some image moves from 0
+    score: float  # mean loss of 100 images: the number that the tutorial prints
+    mse: float  # mean of (G - X)^2 over images and pixels, whatever the loss is
+    live: int  # latent variables that are not 0 for every image
     Z_n: int
 
     def __str__(self):
         return (
-            f"score: {self.score:.3f} ({self.score / 100:.3f} per image, {self.per_pixel:.5f} per "
-            f"pixel), {self.live} of {self.Z_n} latents live"
+            f"score: {self.score:.3f} ({self.score / 100:.3f} per image; mean squared error "
+            f"{self.mse:.5f}), {self.live} of {self.Z_n} latents live"
         )
 
 
 def evaluate(sess, g, images):
-    """Measures how well the network restores images (n, X_n), a thousand at a time."""
-    total, error, live = 0.0, 0.0, np.zeros(g.hp.Z_n, bool)
-    for start in range(0, len(images), 1000):
-        X = scaled(images[start : start + 1000])
+    """Evaluates the network on images (n, X_n), bytes or floats. -> Evaluation"""
+    loss_sum, error, live = 0.0, 0.0, False
+    for start in range(0, len(images), g.hp.batch_size):
+        X = to_float(images[start : start + g.hp.batch_size])
         loss, Z, G = sess.run([g.loss, g.Z, g.G], {g.X: X})
-        total += float(loss)
+        loss_sum += float(loss)
         error += float(np.vdot(G - X, G - X))
-        live |= (Z != 0).any(axis=0)
-    return Evaluation(100 * total / len(images), error / images.size, int(live.sum()), g.hp.Z_n)
+        live = live | (Z != 0).any(axis=0)
+    score = REPORTED_IMAGES * loss_sum / len(images)
+    return Evaluation(score, error / images.size, int(live.sum()), live.size)
 
 
 def plot_reconstruction(X, G, labels):
-    """Draws X | G for the first image, and the first image of each label above its reconstruction.
+    """Draws X | G for the first image, and X above G for the first image of each label.
 
-    X, G: (n, X_n), images and what was generated from them; labels: as first_of_each. -> Figure
+    X, G: (n, X_n), images and their reconstructions; labels: (n,), or None. -> Figure
     """
     firsts = first_of_each(labels)
     widths = [2.1, 2.1, 0.9 * len(X[firsts]) + 0.3]
     figure = Figure(figsize=(sum(widths), 2.1), layout="constrained")
-    first_X, first_G, both = figure.subfigures(1, 3, width_ratios=widths)
-    plot_images(first_X, X=X[:1])
-    plot_images(first_G, G=G[:1])
-    plot_images(both, X=X[firsts], G=G[firsts])
+    left, middle, right = figure.subfigures(1, 3, width_ratios=widths)
+    plot_images(left, X=X[:1])
+    plot_images(middle, G=G[:1])
+    plot_images(right, X=X[firsts], G=G[firsts])
     return figure
 
 
 def plot_images(figure=None, **rows):
-    """Draws each of the arrays (n, X_n) as a row of n images beside its name. -> Figure"""
+    """Draws each array (n, X_n) as a row of n images, with its name. -> Figure"""
     columns = max(map(len, rows.values()))
     if figure is None:
-        size = 0.9 * columns + 0.15 * max(map(len, rows)), 0.95 * len(rows)
+        longest_name = max(map(len, rows))
+        size = 0.9 * columns + 0.15 * longest_name, 0.95 * len(rows)
         figure = Figure(figsize=size, dpi=80, layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for (name, images), line in zip(rows.items(), grid):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="large")
-        for axes, image in zip(line, images):
-            axes.imshow(squares(image), vmin=0, vmax=1)
+    for (name, images), axes_row in zip(rows.items(), grid):
+        axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="large")
+        for axes, image in zip(axes_row, images):
+            axes.imshow(as_2d(image), vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
-        for axes in line[len(images) :]:
+        for axes in axes_row[len(images) :]:
             axes.set_axis_off()
     return figure
 
 
 def first_of_each(labels):
-    """Where the first image of each label is, at most ten; or, of no labels, the first ten."""
-    return slice(10) if labels is None else np.unique(labels, return_index=True)[1][:10]
+    """Indices of the first image of each label, at most ten; without labels, the first ten."""
+    if labels is None:
+        return slice(10)
+    return np.unique(as_integers(labels), return_index=True)[1][:10]
 
 
-def squares(images):
+def as_integers(labels):
+    """Labels as integers (n,), whether they are one-hot (n, classes) or not."""
+    return labels.argmax(axis=1) if labels.ndim == 2 else labels
+
+
+def as_2d(images):
     """(..., X_n) -> (..., height, width), as square as X_n allows."""
     X_n = images.shape[-1]
     height = next(n for n in range(math.isqrt(X_n), 0, -1) if X_n % n == 0)
@@ -640,208 +712,275 @@ def squares(images):
 
 # ---- TensorBoard ---------------------------------------------------------------------------------
 
-NOT_SHOWN = ("steps", "save")  # scopes of the graph that are not the tutorial's
-OURS = ".autoencoder"  # how the names of this module's event files end
+EVENT_SUFFIX = ".autoencoder"  # of the names of this module's event files
+HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # of the graph: not what the user built
 
 
 @contextlib.contextmanager
-def event_files(sess, g, data, logdir, history):
-    """Yields a function that writes an Epoch for TensorBoard, with what the network has become.
+def summary_writers(sess, g, data, logdir, history):
+    """Opens the event files of a run. Yields a function that writes the summaries of an Epoch.
 
-    Losses have one tag, so that the runs' curves overlay; TensorBoard opens the first two groups of
-    a page, loss and reconstruction. Another scalar is a scalar_pb in `write`: no tf.summary of the
-    graph is run. A run without a `history` deletes what an earlier one wrote.
+    Its first call deletes the event files of an earlier run. Without logdir, yields None.
+    Losses share a tag, so that the curves of `train` and `validation` overlay.
     """
-    if logdir is None:
-        yield lambda epoch: None
+    if not logdir:
+        yield None
         return
+    earlier = [] if history else event_files(logdir)
+    if earlier:
+        print(f"replacing the earlier run in {logdir}")
+    step = len(history) + 1 if history else None
+    train_writer = summary_writer(Path(logdir, "train"), step)
+    validation_writer = summary_writer(Path(logdir, "validation"), step)
+    run_writer = summary_writer(Path(logdir), step)
     if not history:
-        for run in ("train", "validation", "test", ""):
-            for earlier in Path(logdir, run).glob(f"events.out.tfevents.*{OURS}"):
-                earlier.unlink()
+        add_graph(train_writer, g, data)
+        add(run_writer, 0, session_start_pb(dataclasses.asdict(g.hp)), text_pb("run", about_run()))
     with g.X.graph.as_default():
         weights = tf.trainable_variables()
-    pixels, labels = data.validation
-    few, many = scaled(pixels[first_of_each(labels)]), scaled(pixels[:1000])
+    examples = data.validation.subset(first_of_each(data.validation.labels)).images
+    first_images = to_float(data.validation.pixels[:1000])
 
-    def write(epoch):
-        of_training = [
-            scalar_pb("loss", epoch.loss),
-            scalar_pb("training/learning rate", epoch.learning_rate),
-        ]
+    def write_summaries(epoch):
+        while earlier:
+            earlier.pop().unlink(missing_ok=True)
+        train_summaries = [scalar_pb("loss", epoch.loss)]
+        if epoch.learning_rate is not None:
+            train_summaries.append(scalar_pb("training/learning rate", epoch.learning_rate))
         for w, value in zip(weights, sess.run(weights)):
-            of_training.append(histogram_pb(f"weights/{w.op.name}", value))
-        G, Z = sess.run(g.G, {g.X: few}), sess.run(g.Z, {g.X: many})
-        both = np.vstack([np.hstack(squares(images)) for images in (few, G)])
-        of_watching = [
+            train_summaries.append(histogram_pb(f"weights/{w.op.name}", value))
+        add(train_writer, epoch.epoch, *train_summaries)
+        G = sess.run(g.G, {g.X: examples})
+        Z = sess.run(g.Z, {g.X: first_images})
+        X_above_G = np.vstack([np.hstack(as_2d(examples)), np.hstack(as_2d(G))])
+        add(
+            validation_writer,
+            epoch.epoch,
             scalar_pb("loss", epoch.validation_loss),
             scalar_pb("training/live latents", epoch.live),
             histogram_pb("training/Z", Z),
-            image_pb("reconstruction/X above G", both),
-        ]
-        add(of_train, epoch.epoch, *of_training)
-        add(of_validation, epoch.epoch, *of_watching)
+            image_pb("reconstruction/X above G", X_above_G),
+        )
 
-    names = Path(logdir, "train"), Path(logdir, "validation"), Path(logdir)
-    of_train, of_validation, of_run = (event_file(name, len(history) + 1) for name in names)
-    with of_train, of_validation, of_run:
-        if not history:
-            step = {"tag": "one step of training", "run_metadata": trace(g, data)}
-            _write(of_train, graph_def=picture(g.X.graph))
-            _write(of_train, tagged_run_metadata=step)
-            add(of_run, 0, session_start_pb(dataclasses.asdict(g.hp)), text_pb("run", ran()))
-        yield write
-        add(of_run, 0, session_end_pb(STATUS_SUCCESS))
+    with train_writer, validation_writer, run_writer:
+        yield write_summaries
+        add(run_writer, 0, session_end_pb(STATUS_SUCCESS))
 
 
-def event_file(folder, step=0):
-    """A new event file, to be written in a with; what an earlier one has of `step` and later ones,
-    TensorBoard then drops."""
-    folder.mkdir(exist_ok=True)
-    file = tf.io.TFRecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}{OURS}"))
-    _write(file, file_version="brain.Event:2")
-    _write(file, step, session_log={"status": tf.SessionLog.START})
-    return file
+def event_files(logdir):
+    """The event files that this module has written for a run in logdir."""
+    folders = (Path(logdir, name) for name in ("train", "validation", "test", ""))
+    return [path for folder in folders for path in folder.glob(f"events.*{EVENT_SUFFIX}")]
 
 
-def add(file, step, *summaries):
-    """Adds summaries of a step to an event file: scalar_pb, histogram_pb, image_pb, text_pb."""
+def summary_writer(folder, step=None):
+    """A tf.summary.FileWriter. TensorBoard then ignores what earlier files have from `step` on."""
+    suffix = f".{time.time_ns()}{EVENT_SUFFIX}"  # TensorFlow's own timestamp has only seconds
+    writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
+    if step is not None:
+        writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
+    return writer
+
+
+def add(writer, step, *summaries):
+    """Writes the summaries of a step to the event file."""
     for summary in summaries:
-        # TensorBoard has a class of its own for the same message.
-        _write(file, step, summary=tf.Summary.FromString(summary.SerializeToString()))
+        writer.add_summary(summary.SerializeToString(), step)
+    writer.flush()
 
 
-def _write(file, step=0, **what):
-    file.write(tf.Event(wall_time=time.time(), step=step, **what).SerializeToString())
-    file.flush()
+def scalar_pb(tag, value):
+    """The summary of a number."""
+    return tf.Summary(value=[{"tag": tag, "simple_value": value}])
 
 
 def image_pb(tag, image):
-    """The summary of an image (height, width) of floats in [0, 1]."""
+    """The summary of an image (height, width) in [0, 1]."""
     png = io.BytesIO()
     matplotlib.image.imsave(png, image, cmap="gray", vmin=0, vmax=1, format="png")
     return tf.Summary(value=[{"tag": tag, "image": {"encoded_image_string": png.getvalue()}}])
 
 
-def picture(graph):
-    """What the Graphs tab shows: all of the graph that the user built, serialized."""
-    definition = graph.as_graph_def(add_shapes=True)
-    nodes = [node for node in definition.node if node.name.split("/")[0] not in NOT_SHOWN]
-    return tf.GraphDef(node=nodes, versions=definition.versions).SerializeToString()
-
-
-def trace(g, data):
-    """Time and memory of each operation of one step of training: RunMetadata, serialized."""
-    feed = {g.X: scaled(data.train.pixels[: g.hp.batch_size])}
-    on_gpu = tf.config.list_physical_devices("GPU")  # without one, a full trace warns of that
-    level = tf.RunOptions.FULL_TRACE if on_gpu else tf.RunOptions.SOFTWARE_TRACE
+def add_graph(writer, g, data):
+    """Writes the graph for the Graphs tab, and time and memory of each operation of one step."""
+    graph_def = g.X.graph.as_graph_def(add_shapes=True)
+    nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
+    writer.add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
+    feed = feed_dict(g, data.train.pixels[: g.hp.batch_size], g.hp.learning_rate)
+    # FULL_TRACE warns if there is no GPU.
+    has_gpu = tf.config.list_physical_devices("GPU")
+    level = tf.RunOptions.FULL_TRACE if has_gpu else tf.RunOptions.SOFTWARE_TRACE
     metadata = tf.RunMetadata()
-    with session(g.X.graph, as_drawn=True) as sess:  # of its own: no weights change by this step
+    config = session_config()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True  # no operation is fused
+    # A session of its own, so that the weights of the run stay as they are.
+    with tf.Session(graph=g.X.graph, config=config) as sess:
         sess.run(g.init)
-        sess.run([g.loss, g.opt], feed)  # the first step takes longer than those that follow
+        sess.run([g.loss, g.opt], feed)  # the first step takes longer than the others
         sess.run([g.loss, g.opt], feed, tf.RunOptions(trace_level=level), metadata)
-    return metadata.SerializeToString()
+    writer.add_run_metadata(metadata, "one step of training")
 
 
-def ran():
-    """What ran on what, as Markdown."""
+def about_run():
+    """Command, device and versions, as Markdown."""
     python = f"Python {sys.version.split()[0]}"
     packages = f"{python}, TensorFlow {tf.__version__}, NumPy {np.__version__}"
     return f"`{shlex.join(['python', *sys.argv])}` on {device()}; {packages}"
 
 
 def write_test(sess, g, test, evaluation, logdir):
-    """Adds the run `test`, a DataSet and its Evaluation, to what train() wrote for TensorBoard: its
-    loss, and for the Projector Z, label, half the squared error and picture of 10,000 images."""
-    folder, (pixels, labels) = Path(logdir, "test"), part_of(test, slice(10000))
-    with event_file(folder, g.hp.epoch_n) as file:
-        add(file, g.hp.epoch_n, scalar_pb("loss", evaluation.score))
-    X = scaled(pixels)
-    some = (sess.run([g.Z, g.G], {g.X: X[i : i + 1000]}) for i in range(0, len(X), 1000))
-    Z, G = map(np.concatenate, zip(*some))
-    name, labels = ("image", range(len(X))) if labels is None else ("label", labels)
-    table = np.stack([labels, np.square(G - X, out=G).sum(axis=1) / 2], axis=1)
-    np.savetxt(folder / "labels.tsv", table, "%.5g", "\t", header=f"{name}\terror", comments="")
+    """Writes to logdir/test the loss of the test images, and 10,000 of them for the Projector.
+
+    test: DataSet; evaluation: its Evaluation.
+    """
+    folder = Path(logdir, "test")
+    with summary_writer(folder, g.hp.epoch_n) as writer:
+        add(writer, g.hp.epoch_n, scalar_pb("loss", evaluation.score))
+    X = to_float(test.pixels[:10000])
+    batches = [sess.run([g.Z, g.G], {g.X: X[i : i + 1000]}) for i in range(0, len(X), 1000)]
+    Z = np.concatenate([Z for Z, G in batches])
+    G = np.concatenate([G for Z, G in batches])
+    if test.labels is None:
+        name, column = "image", np.arange(len(X))
+    else:
+        name, column = "label", as_integers(test.labels)[: len(X)]
+    table = np.stack([column, np.square(G - X).sum(axis=1) / 2], axis=1)
     np.savetxt(folder / "Z.tsv", Z, "%.5g", "\t")
-    _, height, width = squares(X).shape
-    sheet = 255 - np.uint8(255 * np.pad(X, ((0, 10000 - len(X)), (0, 0))))
-    sheet = sheet.reshape(100, 100, height, width).swapaxes(1, 2).reshape(100 * height, 100 * width)
-    matplotlib.image.imsave(folder / "thumbnails.png", np.dstack([sheet] * 3))
+    header = f"{name}\terror"
+    np.savetxt(folder / "labels.tsv", table, ["%d", "%.5g"], "\t", header=header, comments="")
+    sheet, image_size = thumbnails(X)
+    matplotlib.image.imsave(folder / "thumbnails.png", sheet)
     config = projector.ProjectorConfig()
-    of_Z = config.embeddings.add(tensor_name="Z", tensor_path="Z.tsv", metadata_path="labels.tsv")
-    of_Z.sprite.image_path = "thumbnails.png"
-    of_Z.sprite.single_image_dim.extend([width, height])
+    embedding = config.embeddings.add(
+        tensor_name="Z", tensor_path="Z.tsv", metadata_path="labels.tsv"
+    )
+    embedding.sprite.image_path = "thumbnails.png"
+    embedding.sprite.single_image_dim.extend(image_size)
     (folder / "projector_config.pbtxt").write_text(str(config))  # after the files that it names
+
+
+def thumbnails(X):
+    """A square sheet of images (n, X_n), black on white. -> sheet; (width, height) of an image
+
+    Images are thinned out where the sheet would be larger than the 8192 pixels that browsers take.
+    """
+    images = as_2d(X)
+    columns = math.ceil(math.sqrt(len(images)))
+    step = math.ceil(columns * max(images.shape[1:]) / 8192)
+    images = images[:, ::step, ::step]
+    n, height, width = images.shape
+    sheet = np.zeros((columns**2, height, width), np.uint8)
+    sheet[:n] = 255 * images
+    sheet = sheet.reshape(columns, columns, height, width).swapaxes(1, 2)
+    sheet = sheet.reshape(columns * height, columns * width)
+    return np.dstack([255 - sheet] * 3), (width, height)
 
 
 # ---- Speed ---------------------------------------------------------------------------------------
 
 
-def compiled_steps(sess, g, pixels):
-    """The same training as fed_steps, compiled by XLA into one program that loops over minibatches.
+def compile_loop(sess, g, pixels):
+    """Compiles feed_loop with XLA, for images like pixels (n, X_n). -> a function like feed_loop
 
-    The program is made of the graph itself, from g.X to g.opt, in the scope `steps`. A call feeds
-    it the images of its minibatches, as they are in pixels. Where XLA cannot compile the graph, and
-    where it draws random numbers, whose seeds XLA does not heed, says so and answers fed_steps.
+    The compiled loop computes the same as feed_loop, up to rounding. If XLA cannot compile the
+    graph, is slower, as with convolutions on a CPU, or ignores the seeds of the random numbers that
+    the graph draws, prints why and returns feed_loop.
     """
-    hp, fed, call = g.hp, fed_steps(sess, g, pixels), steps_a_call(g.hp)
-    full = len(pixels) // hp.batch_size  # the last minibatch may be smaller
-    if full == 0:
-        return fed
-
-    def steps(order, rates, first, last):
-        chosen = order[first * hp.batch_size : last * hp.batch_size]
-        feed = {  # always of the same shape, as another would be compiled again
-            of_pixels: pixels[np.resize(chosen, call * hp.batch_size)],
-            of_rates: np.resize(rates[first:last], call),
-            of_steps: max(0, min(last, full) - first),
-        }
-        return float(sess.run(total, feed)) + fed(order, rates, max(first, full), last)
-
+    batch_size = g.hp.batch_size
+    if batch_size > len(pixels):
+        return feed_loop
+    # A tenth of the tutorial's epoch, but at most 2^26 pixels: progress is printed between calls.
+    steps_per_call = min(55, max(1, 2**26 // (batch_size * g.hp.X_n)))
     try:
-        with g.X.graph.as_default(), tf.name_scope("steps/"), without_noise(ANYTHING):
-            of_pixels, of_rates, of_steps, total = _program(g, pixels.dtype)
-            steps(np.arange(0), np.zeros(0), 0, 0)  # of no steps: XLA compiles it now, or fails
-    except (tf.errors.OpError, ValueError, TypeError, AttributeError) as e:
-        why = (str(e).splitlines() or [type(e).__name__])[0]
-        print(f"training by the tutorial's loop, as XLA cannot compile this graph: {why:.100}")
-        return fed
-    return steps
+        with g.X.graph.as_default(), tf.name_scope("compiled/"):
+            pixels_ph, rates_ph, steps_ph, loss_sum = _loop_graph(g, pixels.dtype)
+        no_pixels = np.zeros((steps_per_call * batch_size, g.hp.X_n), pixels.dtype)
+        no_steps = {pixels_ph: no_pixels, rates_ph: np.zeros(steps_per_call), steps_ph: 0}
+        sess.run(loss_sum, no_steps)  # XLA compiles now, or fails
+    except (AutoEncoderError, tf.errors.OpError, ValueError, TypeError) as e:
+        print(f"training with feed_loop, without XLA: {first_line(e):.100}")
+        return feed_loop
+
+    def compiled_loop(sess, g, pixels, epoch):
+        n = len(pixels)
+        order = shuffled(g.hp, epoch, n)
+        rates = learning_rates(g.hp, epoch, n)
+        total = 0.0
+        full = n // batch_size  # the last minibatch may be smaller
+        for first in range(0, full, steps_per_call):
+            last = min(first + steps_per_call, full)
+            rows = order[first * batch_size : last * batch_size]
+            # np.resize repeats rows to a constant length: XLA would compile again for another.
+            feed = {
+                pixels_ph: pixels[np.resize(rows, steps_per_call * batch_size)],
+                rates_ph: np.resize(rates[first:last], steps_per_call),
+                steps_ph: last - first,
+            }
+            total += float(sess.run(loss_sum, feed))
+            print_progress(epoch, total, last * batch_size, n)
+        if full < len(rates):
+            rest = pixels[order[full * batch_size :]]
+            loss, _ = sess.run([g.loss, g.opt], feed_dict(g, rest, rates[-1]))
+            total += float(loss)
+            print_progress(epoch, total, n, n)
+        return REPORTED_IMAGES * total / n
+
+    return compiled_loop
 
 
-def _program(g, dtype):
-    """Step after step, each a copy of the graph from g.X to g.opt, on the graph's own variables.
-    -> pixels, rates and number of steps, to be fed; the sum of their losses, to be run"""
-    hp, step_of_g = g.hp, left_open(g, g.loss.op, g.opt)
-    if any("seed2" in node.attr for node in step_of_g.node):  # which all such operations have
-        raise ValueError("it draws random numbers")
-    handles = {v.handle.name: v.handle for v in tf.global_variables()}
-    used = {f"{node.name}:0" for node in step_of_g.node}
-    pixels = tf.placeholder(dtype, [None, hp.X_n])
-    rates, steps = tf.placeholder(tf.float32, [None]), tf.placeholder(tf.int32, [])
+def _loop_graph(g, dtype):
+    """Adds a loop over minibatches to the graph.
+
+    Each step is a copy of the graph from g.X to g.opt, on the same variables. -> placeholders of
+    the pixels, the learning rates and the number of steps; sum of the losses
+    """
+    hp, step_def = g.hp, step_graph_def(g, g.loss.op, g.opt)
+    nodes = [*step_def.node]
+    for function in step_def.library.function:
+        nodes.extend(function.node_def)
+    if any("seed2" in node.attr for node in nodes):  # an attribute of all random operations
+        raise ValueError("the graph draws random numbers")
+    if any("Conv" in node.op for node in nodes) and not tf.config.list_physical_devices("GPU"):
+        raise ValueError("its convolutions are slow on a CPU")
+    names = {f"{node.name}:0" for node in step_def.node}
+    variables = variable_handles()
+    constants = {tensor.name: value for tensor, value in g.training_feed.items()}
+    pixels_ph = tf.placeholder(dtype, [None, hp.X_n])
+    rates_ph = tf.placeholder(tf.float32, [None])
+    steps_ph = tf.placeholder(tf.int32, [])
 
     def loop(pixels, rates, steps):
         def step(k, total):
             X = tf.slice(pixels, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
-            X = tf.cast(X, tf.float32) * BYTE if dtype == np.uint8 else X
-            given = handles | {g.X.name: X, g.rate.name: rates[k]}
-            # Identities, as what is given must be of the loop's own graph.
-            given = {name: tf.identity(given[name]) for name in given if name in used}
-            loss, opt = tf.import_graph_def(step_of_g, given, [g.loss.name, g.opt.name], name="")
+            X = tf.cast(X, tf.float32) * np.float32(1 / 255) if dtype == np.uint8 else X
+            given = variables | constants | {g.X.name: X}
+            if g.rate is not None:
+                given[g.rate.name] = rates[k]
+            # tf.identity makes a tensor of the loop's own graph.
+            given = {name: tf.identity(value) for name, value in given.items() if name in names}
+            loss, opt = tf.import_graph_def(step_def, given, [g.loss.name, g.opt.name], name="")
             with tf.control_dependencies([opt]):
                 return k + 1, total + loss
 
         return tf.while_loop(lambda k, total: k < steps, step, (0, 0.0))[1]
 
-    total = tf.function(loop, autograph=False, jit_compile=True)(pixels, rates, steps)
-    return pixels, rates, steps, total
+    total = tf.function(loop, autograph=False, jit_compile=True)(pixels_ph, rates_ph, steps_ph)
+    return pixels_ph, rates_ph, steps_ph, total
 
 
-def left_open(g, *ends):
-    """The part of the graph that leads to operations: a GraphDef, its variables left open."""
+def variable_handles():
+    """The resource handles of the default graph's variables, by name."""
+    variables = tf.global_variables()
+    if not all(hasattr(v, "handle") for v in variables):
+        raise AutoEncoderError("call tf.enable_resource_variables() before the graph is built")
+    return {v.handle.name: v.handle for v in variables}
+
+
+def step_graph_def(g, *ends):
+    """The part of the graph that some operations need, with placeholders for its variables."""
     part = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), [op.name for op in ends])
     for node in part.node:
-        for name in ("_class", "_gradient_op_type"):  # where to compute; what is numbered anew
+        for name in ("_class", "_gradient_op_type"):  # placement; a number that each build changes
             node.attr.pop(name, None)
         if node.op == "VarHandleOp":
             node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
@@ -849,30 +988,45 @@ def left_open(g, *ends):
     return part
 
 
-# ---- Shell ---------------------------------------------------------------------------------------
+# ---- Command line --------------------------------------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):
-    def __init__(self, prog, does, logdir):
-        super().__init__(prog, description=does, allow_abbrev=False, conflict_handler="resolve")
-        self.add_argument("--data_dir", type=Path, default=DATA_DIR, help="(default: MNIST_data)")
-        self.add_argument("--logdir", type=Path, default=logdir, help="(default: %(default)s)")
+    """A parser with --data_dir and --logdir. data_dir: None for that of the run in logdir"""
+
+    def __init__(self, prog, description, logdir, data_dir=DATA_DIR):
+        # A command may define a flag of a hyperparameter in its own way: the later definition wins.
+        options = {"allow_abbrev": False, "conflict_handler": "resolve"}
+        super().__init__(prog, description=description, **options)
+        data_default = "that of the run" if data_dir is None else "MNIST_data"
+        data_help = f"folder of IDX files, or .npz file (default: {data_default})"
+        self.add_argument("--data_dir", type=user_path, default=data_dir, help=data_help)
+        logdir_help = "folder of the run (default: %(default)s)"
+        self.add_argument("--logdir", type=user_path, default=logdir, help=logdir_help)
 
     def error(self, message):
         raise AutoEncoderError(f"{message} (see --help)")
 
 
+def user_path(text):
+    """A path from the command line. The shell does not expand the ~ of --logdir=~/runs."""
+    return Path(text).expanduser()
+
+
 def add_hparams(parser):
-    """Adds --recipe and a flag for each hyperparameter but X_n, which is that of the data."""
+    """Adds --recipe, and a flag for each hyperparameter except X_n, which the data determines."""
     group = parser.add_argument_group("hyperparameters")
-    what = "the tutorial's, or what tuning found (default: seed)"
-    group.add_argument("--recipe", choices=RECIPES, default="seed", help=what)
-    for field in dataclasses.fields(HParams)[1:]:
-        values = field.default if isinstance(field.default, tuple) else [field.default]
+    help = "the tutorial's hyperparameters, or those that tuning found (default: tutorial)"
+    group.add_argument("--recipe", choices=RECIPES, default="tutorial", help=help)
+    for field in dataclasses.fields(HParams):
+        if field.name == "X_n":
+            continue
+        is_list = isinstance(field.default, tuple)
+        values = field.default if is_list else [field.default]
         group.add_argument(
             f"--{field.name}",
             type=type(values[0]),
-            nargs="+" if values is field.default else None,
+            nargs="+" if is_list else None,
             choices=field.metadata["choices"] or None,
             default=argparse.SUPPRESS,
             help=f"{field.metadata['help']} (default: {' '.join(map(str, values))})",
@@ -880,45 +1034,54 @@ def add_hparams(parser):
 
 
 def hparams(args, data):
-    """HParams of the recipe, and in place of its own those that were given as flags."""
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(HParams) if f.name in args}
+    """HParams of the recipe, overridden by the flags that were given."""
+    names = [field.name for field in dataclasses.fields(HParams)]
+    given = {name: getattr(args, name) for name in names if name in args}
     return dataclasses.replace(RECIPES[args.recipe], X_n=data.train.pixels.shape[1], **given)
 
 
-def run(command, parser, again=""):
-    """Runs command(args). -> exit status: 0; 2 for an error; 130 for Ctrl-C, with how to go on."""
+def run(command, parser, hint=""):
+    """Runs command(args). -> exit status: 0; 2 for an error; 130 for Ctrl-C, with the hint"""
+    if sys.stdout:  # None if it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # what it cannot print, as stderr does
     try:
         command(parser.parse_args())
         return 0
-    except (AutoEncoderError, OSError, tf.errors.OpError) as e:
-        reason = re.sub(r"(?s)Graph execution error:.*\nNode: [^\n]*\n", "", str(e)).splitlines()[0]
-        print(f"{parser.prog}: error: {reason}", file=sys.stderr)
+    except (AutoEncoderError, OSError, RuntimeError, tf.errors.OpError) as e:
+        print(f"{parser.prog}: error: {first_line(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted{again}", file=sys.stderr)
+        print(f"\n{parser.prog}: interrupted{hint}", file=sys.stderr)
         return 130
 
 
+def first_line(error):
+    """The first line of an exception's message, or its type if it has none."""
+    # A session's error begins with "Graph execution error"; its context has the cause.
+    cause = error.__context__ if isinstance(error.__context__, tf.errors.OpError) else error
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
 def main(args):
-    """Trains the tutorial's autoencoder on MNIST, evaluates it, draws X | G, fills TensorBoard."""
+    """Trains the tutorial's autoencoder on MNIST, evaluates it, and draws X | G."""
     data = read_data_sets(args.data_dir)
     g = build(hparams(args, data))
     print(f"device: {device()}")
-    with start(g) as sess:
+    with start_session(g) as sess:
         train(sess, g, data, args.logdir, args.resume)
         evaluation = evaluate(sess, g, data.test.pixels)
         print(evaluation)
-        some = part_of(data.test, slice(1000))
-        G = sess.run(g.G, {g.X: some.images})
-        path = args.logdir / "reconstruction.png"
-        plot_reconstruction(some.images, G, some.labels).savefig(path, dpi=100)
-        print(f"X | G: {path}")
         write_test(sess, g, data.test, evaluation, args.logdir)
-        print(f"graph and losses: tensorboard --logdir {shlex.quote(str(args.logdir))}")
+        examples = data.test.subset(slice(1000))
+        G = sess.run(g.G, {g.X: examples.images})
+        path = args.logdir / "reconstruction.png"
+        plot_reconstruction(examples.images, G, examples.labels).savefig(path, dpi=100)
+        print(f"X | G: {path}")
+        print(f"to see graph and losses: tensorboard --logdir {shlex.quote(str(args.logdir))}")
 
 
 if __name__ == "__main__":
     parser = Parser("autoencoder.py", main.__doc__, LOGDIR)
     add_hparams(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    sys.exit(run(main, parser, again="; --resume goes on after the last whole epoch"))
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    sys.exit(run(main, parser, hint="; --resume continues after the last whole epoch"))

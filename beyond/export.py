@@ -1,4 +1,4 @@
-"""A SavedModel of a trained network, for programs that have TensorFlow and not this project.
+"""A SavedModel of a trained network, for programs that have TensorFlow but not this project.
 
     python -m beyond.export --help
 
@@ -11,12 +11,11 @@
 """
 
 import sys
-from pathlib import Path
 
 import autoencoder as ae
 from beyond.anomaly import detector
+from beyond.common import load_run
 from beyond.pca import nearest_in_graph
-from beyond.tuning import trained
 
 tf = ae.tf
 
@@ -24,14 +23,18 @@ tf = ae.tf
 def export(sess, g, folder, normal):
     """Writes the SavedModel into a new folder. normal: a Detector of beyond.anomaly
 
-    Weights stay variables: TensorFlow has other kernels for constants, and they round otherwise.
+    Weights stay variables: for constants, TensorFlow has other kernels, which round differently.
     """
-    forward = ae.left_open(g, g.Z.op, g.G.op)
-    used = {node.name for node in forward.node}
+    forward = ae.step_graph_def(g, g.Z.op, g.G.op)
+    names = {f"{node.name}:0" for node in forward.node}
     with g.X.graph.as_default():
-        weights = [v for v in tf.global_variables() if v.op.name in used]
+        ae.variable_handles()  # raises AutoEncoderError if there are variables without a handle
+        weights = [v for v in tf.global_variables() if v.handle.name in names]
     with tf.Graph().as_default() as graph:
-        handles = {v.handle.name: tf.Variable(sess.run(v)).handle for v in weights}
+        values = {v.handle.name: sess.run(v) for v in weights}
+        handles = {
+            name: tf.Variable(value, use_resource=True).handle for name, value in values.items()
+        }
         X, Z, G = tf.import_graph_def(forward, handles, [g.X.name, g.Z.name, g.G.name])
         error = tf.reduce_sum((G - X) ** 2, 1) / 2
         codes = tf.constant(normal.codes)
@@ -45,25 +48,24 @@ def export(sess, g, folder, normal):
             "reconstruct": signature(images, {"G": G, "error": error}),
             "detect": signature(images, detected),
         }
-    with ae.session(graph) as new:
-        new.run(tf.global_variables_initializer())
+    with tf.Session(graph=graph, config=ae.session_config()) as export_sess:
+        export_sess.run(tf.global_variables_initializer())
         builder = tf.saved_model.Builder(str(folder))
-        builder.add_meta_graph_and_variables(new, [tf.saved_model.SERVING], signatures)
+        builder.add_meta_graph_and_variables(export_sess, [tf.saved_model.SERVING], signatures)
         builder.save()
 
 
 def main(args):
     """Writes the network that was trained in --logdir as a SavedModel, with the signatures encode,
-    decode, reconstruct and detect, for programs that have TensorFlow and not this project."""
+    decode, reconstruct and detect, for programs that have TensorFlow but not this project."""
     if args.output.exists():
-        raise ae.AutoEncoderError(f"{args.output} is there already: choose another output")
-    data = ae.read_data_sets(args.data_dir)
-    with trained(args.logdir, data) as (sess, g):
+        raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
+    with load_run(args.logdir, args.data_dir) as (sess, g, data):
         export(sess, g, args.output, detector(sess, g, data))
     print(f"SavedModel: {args.output}")
 
 
 if __name__ == "__main__":
-    parser = ae.Parser("python -m beyond.export", main.__doc__, ae.LOGDIR)
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write, a new one")
+    parser = ae.Parser("python -m beyond.export", main.__doc__, ae.LOGDIR, data_dir=None)
+    parser.add_argument("--output", type=ae.user_path, required=True, help="a new folder to write")
     sys.exit(ae.run(main, parser))

@@ -1,7 +1,7 @@
 """How time and memory grow with the images: python -m beyond.scale
 
-Makes 10,000, 100,000 and 1,000,000 images of 28 x 28 (those of MNIST, moved about), trains on them
-for one epoch, and screens them by a network that was trained on MNIST itself, three times in turn.
+Makes 10,000, 100,000 and 1,000,000 images of 28 x 28 (those of MNIST, shifted), trains on them for
+one epoch, and screens them with a network that was trained on MNIST itself, three times in turn.
 Prints medians of whole commands. Takes ten minutes, 2 GB of memory and 2 GB of disk.
 """
 
@@ -28,12 +28,13 @@ def peak():
 
 
 def images(n):
-    """(n, 28, 28) bytes: MNIST's training images, each moved by up to 3 pixels both ways."""
-    rng, of_mnist = np.random.default_rng(0), ae.squares(ae.read_data_sets().train.pixels)
-    moved = np.empty((n, 28, 28), np.uint8)
+    """(n, 28, 28) bytes: MNIST's training images, each shifted by up to 3 pixels both ways."""
+    rng = np.random.default_rng(0)
+    mnist = ae.as_2d(ae.read_data_sets().train.pixels)
+    shifted = np.empty((n, 28, 28), np.uint8)
     for i in range(n):
-        moved[i] = np.roll(of_mnist[i % len(of_mnist)], rng.integers(-3, 4, 2), (0, 1))
-    return moved
+        shifted[i] = np.roll(mnist[i % len(mnist)], rng.integers(-3, 4, 2), (0, 1))
+    return shifted
 
 
 def measured(module, *arguments):
@@ -55,7 +56,7 @@ def main():
         for n in SIZES:
             np.save(Path(folder, f"{n}.npy"), images(n))
             x_train = np.load(Path(folder, f"{n}.npy"), mmap_mode="r")
-            np.savez(Path(folder, f"{n}.npz"), x_train=x_train, x_test=ae.squares(test))
+            np.savez(Path(folder, f"{n}.npz"), x_train=x_train, x_test=ae.as_2d(test))
         for _ in range(3):
             for n in ("MNIST", *SIZES):
                 data = ["--data_dir", Path(folder, f"{n}.npz")] if n in SIZES else []
