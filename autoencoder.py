@@ -14,13 +14,14 @@ through tf.compat.v1.
 
 Name scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
 Decoder/Layer02, G, loss, training. Any part of the graph can be changed: edit these functions, or
-put tensors of your own into a Graph. The graph that is built is the one that is trained, saved and
-shown.
+put tensors of your own into a Graph, which is what all other functions take.
 
-Every loss that is printed, returned or written for TensorBoard is the mean over minibatches, scaled
-to 100 images, the tutorial's minibatch, whatever batch_size is.
+Losses are reported per 100 images, the tutorial's minibatch: the sum over all minibatches, times
+100, divided by the number of images. So the tutorial's loss, a sum over the minibatch, is
+comparable between batch sizes. A loss that is a mean is reported as it is if batch_size is 100.
 
-As a script: python autoencoder.py --help. What the tutorial mentions but leaves out is in beyond/.
+As a script: python autoencoder.py --help. beyond/ has what the tutorial mentions but leaves out:
+comparison with PCA, tuning, anomaly detection; and export.
 """
 
 import argparse
@@ -29,13 +30,13 @@ import dataclasses
 import functools
 import gzip
 import io
-import itertools
 import json
 import math
 import os
 import re
 import shlex
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -45,13 +46,13 @@ import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 
-# Of TensorFlow's C++ log, shows only fatal errors. With 0 in the environment, shows all of it.
+# Hides TensorFlow's C++ log, except fatal errors. TF_CPP_MIN_LOG_LEVEL=0 in the environment shows it.
 LOG_LEVEL = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @contextlib.contextmanager
 def muted_stderr():
-    """Silences stderr. During its import, TensorFlow logs to it whatever the level is."""
+    """Silences stderr, for the import of TensorFlow, which logs three lines whatever the level is."""
     try:
         stderr = os.dup(2) if LOG_LEVEL == "3" else None
     except OSError:  # it is closed
@@ -79,13 +80,9 @@ with muted_stderr():
 tf.disable_eager_execution()  # graphs and sessions, as in TensorFlow 1
 tf.logging.set_verbosity(tf.logging.ERROR)
 
-if tf.__version__.startswith("2.21."):  # other versions may abort, as XLA does at an unknown flag
-    # Without this flag, a compiled loop copies most of the weights at each step.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
-
 DATA_DIR = Path(__file__).resolve().parent / "MNIST_data"
 LOGDIR = "logs/AutoEncoder"
-REPORTED_IMAGES = 100  # every reported loss is that of so many images
+REPORTED_IMAGES = 100  # losses are reported per so many images
 
 
 class AutoEncoderError(Exception):
@@ -114,12 +111,14 @@ class HParams:
     dec_n: tuple[int, ...] = _field((300, 500), "units of each hidden layer of the decoder")
     activation: str = _field("relu", "activation of the hidden layers", ("relu", "swish"))
     Z_activation: str = _field("relu", "activation of Z", ("relu", "linear"))
-    init: str = _field("normal", "initialization of the weights", ("normal", "he", "glorot"))
+    init: str = _field("normal", "initialization of weights and biases", ("normal", "he", "glorot"))
     epoch_n: int = _field(10, "passes over the training images")
     batch_size: int = _field(100, "images in a minibatch")
     learning_rate: float = _field(0.001, "Adam's learning rate")
     schedule: str = _field("constant", "how the learning rate changes", ("constant", "cosine"))
-    seed: int = _field(0, "of the initial weights and of the order of the images", minimum=0)
+    seed: int = _field(
+        0, "random seed of the initial weights and of the order of the images", minimum=0
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -172,45 +171,45 @@ RECIPES = {
 
 # ---- Input data ----------------------------------------------------------------------------------
 
-# The arrays of a .npz file, named as in Keras's mnist.npz, and MNIST's own files.
-FILES = {
-    "x_train": "train-images-idx3-ubyte",
-    "y_train": "train-labels-idx1-ubyte",
-    "x_test": "t10k-images-idx3-ubyte",
-    "y_test": "t10k-labels-idx1-ubyte",
-}
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
-@dataclasses.dataclass(frozen=True)
 class DataSet:
-    """Images and labels, with the attributes that they had in TensorFlow 1's tutorials."""
+    """Images and labels, with images, labels, num_examples and next_batch as in TensorFlow 1's
+    tutorials."""
 
-    pixels: np.ndarray  # (n, X_n), bytes as in the file, or floats in [0, 1]
-    labels: np.ndarray | None  # (n,), integers; or (n, classes), one-hot
+    def __init__(self, pixels, labels):
+        self.pixels = pixels  # (n, X_n), bytes as in the file, or floats in [0, 1]
+        self.labels = labels  # (n,), integers; (n, classes), one-hot; or None
+        self._rng = np.random.default_rng(0)
+        self._next_rows = np.arange(0)
 
     @functools.cached_property
     def images(self):
         """(n, X_n), float32 in [0, 1]: four times the memory of bytes."""
         return to_float(self.pixels)
 
-    def subset(self, rows):
-        """The DataSet of some rows, given as a slice, indices or a mask."""
-        return DataSet(self.pixels[rows], None if self.labels is None else self.labels[rows])
-
     @property
     def num_examples(self):
         return len(self.pixels)
 
-    def next_batch(self, batch_size):
-        """The next images (batch_size, X_n) and their labels, in a new order in each epoch."""
-        rows = np.fromiter(itertools.islice(self._shuffled_rows, batch_size), int)
-        batch = self.subset(rows)
-        return batch.images, batch.labels
+    def subset(self, rows):
+        """Returns a DataSet of some rows, given as a slice, indices or a mask."""
+        return DataSet(self.pixels[rows], None if self.labels is None else self.labels[rows])
 
-    @functools.cached_property
-    def _shuffled_rows(self):  # epoch after epoch, without an end
-        rng = np.random.default_rng(0)
-        return (row for _ in itertools.count() for row in rng.permutation(self.num_examples))
+    def next_batch(self, batch_size):
+        """Returns the next images (batch_size, X_n) and labels, in a new order in each epoch."""
+        while len(self._next_rows) < batch_size:
+            next_epoch = self._rng.permutation(self.num_examples)
+            self._next_rows = np.append(self._next_rows, next_epoch)
+        batch = self.subset(self._next_rows[:batch_size])
+        self._next_rows = self._next_rows[batch_size:]
+        return batch.images, batch.labels
 
 
 class DataSets(NamedTuple):
@@ -221,7 +220,7 @@ class DataSets(NamedTuple):
 
 
 def to_float(pixels):
-    """Bytes as float32 in [0, 1], rounded as in the tutorial; floats unchanged."""
+    """Returns bytes as float32 in [0, 1], rounded as in the tutorial, and floats unchanged."""
     if pixels.dtype == np.uint8:
         return np.multiply(pixels, np.float32(1 / 255), dtype=np.float32)
     return pixels
@@ -245,7 +244,7 @@ def read_data_sets(data_dir=DATA_DIR, one_hot=False):
     if one_hot:
         if train.labels is None or test.labels is None:
             raise AutoEncoderError(f"{path}: one_hot needs labels, y_train and y_test")
-        classes = 1 + max(train.labels.max(), test.labels.max())
+        classes = 1 + int(max(train.labels.max(), test.labels.max()))
         train = DataSet(train.pixels, np.eye(classes)[train.labels])
         test = DataSet(test.pixels, np.eye(classes)[test.labels])
     if train.pixels.shape[1] != test.pixels.shape[1]:
@@ -257,10 +256,11 @@ def read_data_sets(data_dir=DATA_DIR, one_hot=False):
 
 
 def make_data_set(images, labels, name):
-    """A DataSet of images (n, height, width), with or without a last axis of 1, or (n, X_n).
+    """Returns a DataSet of images (n, height, width), (n, height, width, 1) or (n, X_n).
 
-    Integers are pixels from 0 to 255, or from 0 to 1 if none is above 1. Floats are from 0 to 1.
-    labels: integers, (n,) or (n, 1); or None. `name` is used in error messages.
+    images: integers from 0 to 255, or floats from 0 to 1. If no integer is above 1, as in binarized
+    MNIST, they are taken as 0 to 1. labels: integers, (n,) or (n, 1); or None.
+    name: what error messages call the images.
     """
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
@@ -268,20 +268,17 @@ def make_data_set(images, labels, name):
         raise AutoEncoderError(f"{name} must be (n, height, width) or (n, X_n), not {images.shape}")
     if images.ndim == 3 and images.shape[1] != images.shape[2]:
         raise AutoEncoderError(f"{name} must be square, not {images.shape[1]} x {images.shape[2]}")
+    expected = "integers from 0 to 255 or floats from 0 to 1"
+    if images.dtype.kind not in "biuf":
+        raise AutoEncoderError(f"{name} must be {expected}, not {images.dtype}")
     pixels = images.reshape(len(images), -1)
-    found = str(pixels.dtype)
-    kind = pixels.dtype.kind
-    low, high = -1, -1
-    if kind in "biuf":
-        low, high = pixels.min(), pixels.max()
-        found = f"{found} from {low} to {high}"
+    low, high = pixels.min(), pixels.max()
     if 0 <= low and high <= 1:
         pixels = pixels.astype(np.float32, copy=False)
-    elif 0 <= low and high <= 255 and kind in "iu":
+    elif 0 <= low and high <= 255 and pixels.dtype.kind != "f":
         pixels = pixels.astype(np.uint8, copy=False)
     else:
-        expected = "integers from 0 to 255 or floats from 0 to 1"
-        raise AutoEncoderError(f"{name} must be {expected}, not {found}")
+        raise AutoEncoderError(f"{name} must be {expected}, not {images.dtype} {low} to {high}")
     if labels is not None:
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
@@ -302,7 +299,7 @@ def _read_npz(path):
 
 def _read_idx(folder):
     arrays = []
-    for name in FILES.values():
+    for name in IDX_FILES:
         candidates = [folder / name, folder / f"{name}.gz"]
         found = [path for path in candidates if path.exists()]
         if not found:
@@ -313,15 +310,16 @@ def _read_idx(folder):
 
 
 def read_idx(path):
-    """Reads an IDX file of bytes, gzip-compressed or not. -> array"""
+    """Returns the array in an IDX file of bytes, gzip-compressed or not."""
+    open_file = gzip.open if Path(path).suffix == ".gz" else open
     try:
-        with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rb") as file:
+        with open_file(path, "rb") as file:
             magic = file.read(4)  # 0, 0, 8 for bytes, number of dimensions
             if magic[:3] != b"\0\0\x08":
                 raise ValueError("not an IDX file of bytes")
             shape = np.frombuffer(file.read(4 * magic[3]), ">u4").tolist()
             return np.frombuffer(file.read(), np.uint8).reshape(shape)
-    except (OSError, EOFError, ValueError, zlib.error) as e:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
         raise AutoEncoderError(f"{path} cannot be read: {e}") from None
 
 
@@ -329,15 +327,28 @@ def read_idx(path):
 
 
 class Graph(NamedTuple):
+    """A network to train: what build returns, or tensors of your own.
+
+    X, Z, G and loss need no other feed than X, which has any number of images. Other placeholders
+    are tf.placeholder_with_default, and `training_feed` has their values in training: with
+
+        keep_prob = tf.placeholder_with_default(1.0, [])
+
+    used in dropout, training_feed={keep_prob: 0.5} drops units in training only.
+
+    Of hp, training uses X_n, epoch_n, batch_size, seed and, if there is a `rate`, learning_rate and
+    schedule. The other fields describe what build would build.
+    """
+
     hp: HParams
     X: tf.Tensor  # (batch, X_n): placeholder of the images
     Z: tf.Tensor  # (batch, Z_n): fetch it to encode, feed it to decode
     G: tf.Tensor  # (batch, X_n)
     loss: tf.Tensor  # ()
-    opt: tf.Operation  # one step of the optimizer on the images that are fed
-    init: tf.Operation  # initializes all variables
+    opt: tf.Operation  # makes one step of the optimizer on the images that are fed
+    init: tf.Operation  # initializes all variables, those of the optimizer included
     rate: tf.Tensor | None = None  # (): placeholder of the learning rate; None: the optimizer's own
-    training_feed: dict = {}  # what only training feeds, as {keep_prob: 0.5}
+    training_feed: dict = {}  # {placeholder: value}, fed in training only
 
 
 ACTIVATIONS = {
@@ -357,7 +368,7 @@ INITIALIZERS = {  # of weights, of biases
 
 
 def inputs(hp):
-    """Placeholder of the images X. -> (batch, X_n)"""
+    """Returns the placeholder of the images. -> X: (batch, X_n)"""
     with tf.name_scope("X"):
         return tf.placeholder(tf.float32, [None, hp.X_n])
 
@@ -384,26 +395,27 @@ def layer(x, n, activation, scope, hp):
     """A fully connected layer, activation(x w + b). x: (batch, m) -> (batch, n)"""
     weights, biases = INITIALIZERS[hp.init]
     with tf.name_scope(scope):
+        # Resource variables also after tf.disable_v2_behavior(), because compile_loop needs them.
         w = tf.Variable(weights([x.shape[1], n]), name="w", use_resource=True)
         b = tf.Variable(biases([n]), name="b", use_resource=True)
         return ACTIVATIONS[activation](tf.matmul(x, w) + b)
 
 
 def l2_loss(G, X):
-    """Sum over batch and pixels of (G - X)^2 / 2. -> ()"""
+    """G, X: (batch, X_n) -> sum over batch and pixels of (G - X)^2 / 2: ()"""
     with tf.name_scope("loss"):
         return tf.nn.l2_loss(G - X)
 
 
 def training(loss, hp):
-    """Adam. -> the operation that makes one step, and the placeholder of its learning rate"""
+    """Returns Adam's training operation, and the placeholder of its learning rate."""
     with tf.name_scope("training"):
         rate = tf.placeholder_with_default(hp.learning_rate, [], "learning_rate")
         return tf.train.AdamOptimizer(rate).minimize(loss), rate
 
 
 def build(hp):
-    """Builds the graph, in a tf.Graph of its own. -> Graph"""
+    """Builds the tutorial's network in a new tf.Graph. Returns it as a Graph."""
     with tf.Graph().as_default():
         tf.set_random_seed(hp.seed)
         X = inputs(hp)
@@ -425,14 +437,15 @@ def start_session(g):
 
 
 def session_config():
-    """Configuration of a session that takes only the GPU memory it needs."""
+    """Returns a configuration by which a session allocates only the GPU memory that it needs, and
+    places operations without a GPU kernel on the CPU."""
     config = tf.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
     return config
 
 
 def device():
-    """Describes the device in use: a GPU if there is one."""
+    """Returns a description of the device in use: a GPU if there is one."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return f"CPU, {os.cpu_count()} cores"
@@ -456,27 +469,31 @@ def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
 
     data: DataSets; the network learns from data.train and is evaluated on data.validation.
     logdir: where each epoch leaves a checkpoint and summaries for TensorBoard; an earlier run there
-    is replaced. With `resume`, training continues from the last checkpoint, if there is one.
-    loop: feed_loop, or a function like it; by default, what compile_loop returns.
+    is replaced.
+    resume: continues from the last checkpoint in logdir, if there is one, with the weights that
+    training without a stop would have, unless the graph draws random numbers. All hyperparameters
+    must be the same, except that epoch_n may grow if the schedule is constant.
+    loop: a function (sess, g, pixels, epoch) that trains for one epoch and returns the mean loss.
+    By default, feed_loop as compiled by compile_loop; feed_loop itself after you have changed it.
     on_epoch: is called with each Epoch; an exception that it raises stops the training.
 
     Raises AutoEncoderError if data or checkpoint do not fit, Diverged if the loss is not finite.
     """
-    hp, pixels = g.hp, data.train.pixels
+    pixels = data.train.pixels
     check_before_training(g, pixels, logdir, resume)
     saver = make_saver(g) if logdir else None
     history = restore(sess, g, data, logdir, saver) if resume else []
-    if len(history) == hp.epoch_n:
+    if len(history) == g.hp.epoch_n:
         return history
     loop = loop or compile_loop(sess, g, pixels)
     with summary_writers(sess, g, data, logdir, history) as write_summaries:
-        for epoch in range(len(history) + 1, hp.epoch_n + 1):
+        for epoch in range(len(history) + 1, g.hp.epoch_n + 1):
             loss = float(loop(sess, g, pixels, epoch))
             validation = evaluate(sess, g, data.validation.pixels)
-            print(f", validation loss: {validation.score:.3f}", flush=True)
+            print_epoch(epoch, loss, validation.score)
             if not math.isfinite(loss + validation.score):
-                raise Diverged(f"the loss is not finite: try learning_rate < {hp.learning_rate}")
-            rate = None if g.rate is None else float(learning_rates(hp, epoch, len(pixels))[0])
+                raise Diverged("the loss is not finite: try a smaller learning_rate")
+            rate = None if g.rate is None else float(learning_rates(g.hp, epoch, len(pixels))[0])
             history.append(Epoch(epoch, loss, validation.score, validation.live, rate))
             if logdir:
                 write_summaries(history[-1])
@@ -487,15 +504,18 @@ def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
 
 
 def feed_loop(sess, g, pixels, epoch):
-    """Trains for one epoch as the tutorial does, one session call per minibatch. -> mean loss"""
-    batch_size, total = g.hp.batch_size, 0.0
-    order = shuffled(g.hp, epoch, len(pixels))
-    for k, rate in enumerate(learning_rates(g.hp, epoch, len(pixels))):
-        batch = order[k * batch_size : (k + 1) * batch_size]
-        loss, _ = sess.run([g.loss, g.opt], feed_dict(g, pixels[batch], rate))
+    """Trains for one epoch as the tutorial does, one session call per minibatch. Returns the mean
+    loss."""
+    n, batch_size = len(pixels), g.hp.batch_size
+    order = shuffled(g.hp, epoch, n)
+    rates = learning_rates(g.hp, epoch, n)
+    total = 0.0
+    for step in range(len(rates)):
+        rows = order[step * batch_size : (step + 1) * batch_size]
+        loss, _ = sess.run([g.loss, g.opt], feed_dict(g, pixels[rows], rates[step]))
         total += float(loss)
-        print_progress(epoch, total, k * batch_size + len(batch), len(pixels))
-    return REPORTED_IMAGES * total / len(pixels)
+        print_progress(epoch, total, step * batch_size + len(rows))
+    return REPORTED_IMAGES * total / n
 
 
 def check_before_training(g, pixels, logdir, resume):
@@ -505,6 +525,7 @@ def check_before_training(g, pixels, logdir, resume):
     if logdir and "[" in str(logdir):  # TensorFlow's checkpoint functions take it for a pattern
         raise AutoEncoderError(f"{logdir}: TensorFlow cannot open checkpoints in a path with [")
     if g.rate is not None and not g.rate.op.type.startswith("Placeholder"):
+        # If it were fed, the rate that the graph computes would be overridden.
         hint = "or None if the graph computes it"
         raise AutoEncoderError(f"rate must be the placeholder of the learning rate, {hint}")
     if resume and not logdir:
@@ -512,36 +533,44 @@ def check_before_training(g, pixels, logdir, resume):
 
 
 def feed_dict(g, pixels, rate):
-    """The feed_dict of a step of training: images, learning rate and g.training_feed."""
+    """Returns the feed_dict of a training step: images, learning rate and g.training_feed."""
     feed = {g.X: to_float(pixels), **g.training_feed}
     return feed if g.rate is None else feed | {g.rate: rate}
 
 
 def shuffled(hp, epoch, n):
-    """The order of n images in an epoch: a permutation, the same on every machine."""
+    """Returns the order of n images in an epoch, a permutation that is the same on every machine."""
+    # A generator of its own for each epoch, so that a resumed run shuffles as one without a stop.
     return np.random.default_rng([hp.seed, epoch]).permutation(n)
 
 
 def learning_rates(hp, epoch, n):
-    """The learning rate of each step of an epoch of n images. -> (steps,), float32"""
+    """Returns the learning rate of each step of an epoch of n images: (steps,), float32."""
     steps = math.ceil(n / hp.batch_size)
     if hp.schedule == "constant":
         return np.full(steps, hp.learning_rate, np.float32)
     progress = (epoch - 1 + np.arange(steps) / steps) / hp.epoch_n
-    return np.float32(hp.learning_rate * (1 + np.cos(np.pi * progress)) / 2)
+    rates = hp.learning_rate * (1 + np.cos(np.pi * progress)) / 2
+    return rates.astype(np.float32)
 
 
-def print_progress(epoch, total, seen, n):
-    """Prints the mean loss so far. If output is not interactive, only that of the whole epoch."""
+def print_progress(epoch, total, seen):
+    """Prints the mean loss of the images seen so far, over what it printed before. In a file, prints
+    nothing."""
     if is_interactive():
-        print("\r", end="")
-    elif seen < n:
-        return
-    print(f"epoch: {epoch}, loss: {REPORTED_IMAGES * total / seen:.3f}", end="", flush=True)
+        loss = REPORTED_IMAGES * total / seen
+        print(f"\repoch: {epoch}, loss: {loss:<10.3f}", end="", flush=True)
+
+
+def print_epoch(epoch, loss, validation_loss):
+    """Prints the line of an epoch."""
+    start = "\r" if is_interactive() else ""
+    text = f"epoch: {epoch}, loss: {loss:.3f}, validation loss: {validation_loss:.3f}"
+    print(start + text, flush=True)
 
 
 def is_interactive():
-    """Whether standard output is a terminal or a notebook."""
+    """Returns whether standard output is a terminal or a notebook."""
     return bool(sys.stdout and sys.stdout.isatty()) or "ipykernel" in sys.modules
 
 
@@ -553,16 +582,20 @@ CHECKPOINT_FILE = re.compile(r"checkpoint|epoch-\d+\.(index|data-\S+)")
 def save(sess, g, data, logdir, history, saver):
     """Saves a checkpoint of the last epoch in `history`, which replaces the one before.
 
-    Safe to interrupt at any point: run.json is replaced before the first checkpoint of a run and
-    after an earlier run's are deleted, and the Saver replaces a checkpoint by renaming whole files.
+    The order makes it safe to interrupt: the first epoch of a run deletes an earlier run's
+    checkpoints; then run.json is replaced; then the Saver replaces the checkpoint. All files are
+    written under temporary names and renamed. So run.json may be one epoch ahead of the checkpoint.
     """
     folder = Path(logdir, "checkpoints")
     folder.mkdir(parents=True, exist_ok=True)
-    saved = run_fingerprint(g, data) | {"data_dir": str(data.path), "history": history}
+    data_dir = str(data.path) if data.path else None
+    saved = run_fingerprint(g, data) | {"data_dir": data_dir, "history": history}
     temporary = folder / "run.json.tmp"
     temporary.write_text(json.dumps(saved))
     if len(history) == 1:
-        for path in sorted(folder.iterdir()):  # first `checkpoint`, which names the others
+        for path in sorted(
+            folder.iterdir()
+        ):  # the file `checkpoint`, which names the others, first
             if CHECKPOINT_FILE.fullmatch(path.name):
                 path.unlink()
     temporary.replace(folder / "run.json")
@@ -579,10 +612,10 @@ def restore(sess, g, data, logdir, saver):
     if path is None:
         print(f"no checkpoint in {logdir}: training from the start")
         return []
-    hp, saved = read_run(logdir)
+    saved_hp, saved = read_run(logdir)
     current = run_fingerprint(g, data)
     changed = [name for name in current if saved.get(name) != current[name]]
-    if hp.schedule == "constant" and len(saved["history"]) <= g.hp.epoch_n:
+    if saved_hp.schedule == "constant" and len(saved["history"]) <= g.hp.epoch_n:
         changed = [name for name in changed if name != "epoch_n"]  # a run may be made longer
     if changed:
         hint = "use the same, or another logdir"
@@ -593,14 +626,14 @@ def restore(sess, g, data, logdir, saver):
         saver.restore(sess, path)
     except (tf.errors.OpError, ValueError) as e:
         raise AutoEncoderError(f"{path} is damaged: start over without resume") from e
-    saver.recover_last_checkpoints([path])
+    saver.recover_last_checkpoints([path])  # the next save deletes it
     epoch = int(path.rsplit("-", 1)[1])
     print(f"resumed after epoch {epoch}")
-    return saved["history"][:epoch]
+    return saved["history"][:epoch]  # see save
 
 
 def read_run(logdir):
-    """Reads run.json. -> HParams of the run, and all of the file"""
+    """Reads run.json. Returns the HParams of the run, and a dict of all that the file has."""
     path = Path(logdir, "checkpoints", "run.json")
     try:
         saved = json.loads(path.read_text())
@@ -612,7 +645,8 @@ def read_run(logdir):
 
 
 def run_fingerprint(g, data):
-    """What distinguishes a run from others: hyperparameters, and checksums of graph and images."""
+    """Returns what distinguishes a run from others, as a dict: its hyperparameters, and checksums of
+    its graph and images."""
     step = step_graph_def(g, g.loss.op, g.opt)
     nodes = (node.SerializeToString(deterministic=True) for node in step.node)
     checksum = 0
@@ -624,7 +658,7 @@ def run_fingerprint(g, data):
 
 
 def make_saver(g):
-    """A tf.train.Saver of all variables that the graph has now. It keeps the last checkpoint."""
+    """Returns a tf.train.Saver of all variables in the graph, which keeps the last checkpoint."""
     with g.X.graph.as_default():
         return tf.train.Saver(max_to_keep=1, save_relative_paths=True)
 
@@ -646,13 +680,14 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(sess, g, images):
-    """Evaluates the network on images (n, X_n), bytes or floats. -> Evaluation"""
+    """Evaluates the network on images (n, X_n), bytes or floats, in minibatches of batch_size, as it
+    is trained. Returns an Evaluation."""
     loss_sum, error, live = 0.0, 0.0, False
     for start in range(0, len(images), g.hp.batch_size):
         X = to_float(images[start : start + g.hp.batch_size])
         loss, Z, G = sess.run([g.loss, g.Z, g.G], {g.X: X})
         loss_sum += float(loss)
-        error += float(np.vdot(G - X, G - X))
+        error += float(np.square(G - X).sum())
         live = live | (Z != 0).any(axis=0)
     score = REPORTED_IMAGES * loss_sum / len(images)
     return Evaluation(score, error / images.size, int(live.sum()), live.size)
@@ -661,7 +696,7 @@ def evaluate(sess, g, images):
 def plot_reconstruction(X, G, labels):
     """Draws X | G for the first image, and X above G for the first image of each label.
 
-    X, G: (n, X_n), images and their reconstructions; labels: (n,), or None. -> Figure
+    X, G: (n, X_n), images and their reconstructions; labels: (n,), or None. Returns a Figure.
     """
     firsts = first_of_each(labels)
     widths = [2.1, 2.1, 0.9 * len(X[firsts]) + 0.3]
@@ -674,7 +709,7 @@ def plot_reconstruction(X, G, labels):
 
 
 def plot_images(figure=None, **rows):
-    """Draws each array (n, X_n) as a row of n images, with its name. -> Figure"""
+    """Draws each array (n, X_n) as a row of n images, with its name. Returns a Figure."""
     columns = max(map(len, rows.values()))
     if figure is None:
         longest_name = max(map(len, rows))
@@ -684,7 +719,7 @@ def plot_images(figure=None, **rows):
     for (name, images), axes_row in zip(rows.items(), grid):
         axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="large")
         for axes, image in zip(axes_row, images):
-            axes.imshow(as_2d(image), vmin=0, vmax=1)
+            axes.imshow(as_2d(image), vmin=0, vmax=1)  # in matplotlib's colours, as the tutorial
             axes.set(xticks=[], yticks=[])
         for axes in axes_row[len(images) :]:
             axes.set_axis_off()
@@ -692,25 +727,31 @@ def plot_images(figure=None, **rows):
 
 
 def first_of_each(labels):
-    """Indices of the first image of each label, at most ten; without labels, the first ten."""
+    """Returns which images to show: the first of each label, at most ten; or the first ten, if there
+    are no labels."""
     if labels is None:
         return slice(10)
     return np.unique(as_integers(labels), return_index=True)[1][:10]
 
 
 def as_integers(labels):
-    """Labels as integers (n,), whether they are one-hot (n, classes) or not."""
+    """Returns labels as integers (n,), whether they are one-hot (n, classes) or not."""
     return labels.argmax(axis=1) if labels.ndim == 2 else labels
 
 
 def as_2d(images):
     """(..., X_n) -> (..., height, width), as square as X_n allows."""
     X_n = images.shape[-1]
-    height = next(n for n in range(math.isqrt(X_n), 0, -1) if X_n % n == 0)
+    height = math.isqrt(X_n)
+    while X_n % height:
+        height -= 1
     return images.reshape(*images.shape[:-1], height, -1)
 
 
 # ---- TensorBoard ---------------------------------------------------------------------------------
+
+# Summaries are made of NumPy arrays, outside the graph, so that a graph of your own needs no
+# tf.summary operations.
 
 EVENT_SUFFIX = ".autoencoder"  # of the names of this module's event files
 HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # of the graph: not what the user built
@@ -742,24 +783,26 @@ def summary_writers(sess, g, data, logdir, history):
     first_images = to_float(data.validation.pixels[:1000])
 
     def write_summaries(epoch):
+        # Not before: a run that is stopped in its first epoch leaves the earlier one as it was.
         while earlier:
             earlier.pop().unlink(missing_ok=True)
-        train_summaries = [scalar_pb("loss", epoch.loss)]
+        train_summaries = [scalar_summary("loss", epoch.loss)]
         if epoch.learning_rate is not None:
-            train_summaries.append(scalar_pb("training/learning rate", epoch.learning_rate))
+            train_summaries.append(scalar_summary("training/learning rate", epoch.learning_rate))
         for w, value in zip(weights, sess.run(weights)):
             train_summaries.append(histogram_pb(f"weights/{w.op.name}", value))
         add(train_writer, epoch.epoch, *train_summaries)
         G = sess.run(g.G, {g.X: examples})
         Z = sess.run(g.Z, {g.X: first_images})
-        X_above_G = np.vstack([np.hstack(as_2d(examples)), np.hstack(as_2d(G))])
+        X_row = np.hstack(as_2d(examples))
+        G_row = np.hstack(as_2d(G))
         add(
             validation_writer,
             epoch.epoch,
-            scalar_pb("loss", epoch.validation_loss),
-            scalar_pb("training/live latents", epoch.live),
+            scalar_summary("loss", epoch.validation_loss),
+            scalar_summary("training/live latents", epoch.live),
             histogram_pb("training/Z", Z),
-            image_pb("reconstruction/X above G", X_above_G),
+            image_summary("reconstruction/X above G", np.vstack([X_row, G_row])),
         )
 
     with train_writer, validation_writer, run_writer:
@@ -768,13 +811,14 @@ def summary_writers(sess, g, data, logdir, history):
 
 
 def event_files(logdir):
-    """The event files that this module has written for a run in logdir."""
+    """Returns the event files that this module has written for a run in logdir."""
     folders = (Path(logdir, name) for name in ("train", "validation", "test", ""))
     return [path for folder in folders for path in folder.glob(f"events.*{EVENT_SUFFIX}")]
 
 
 def summary_writer(folder, step=None):
-    """A tf.summary.FileWriter. TensorBoard then ignores what earlier files have from `step` on."""
+    """Returns a tf.summary.FileWriter. If a step is given, TensorBoard discards what earlier files in
+    the folder have from that step on."""
     suffix = f".{time.time_ns()}{EVENT_SUFFIX}"  # TensorFlow's own timestamp has only seconds
     writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
     if step is not None:
@@ -785,24 +829,26 @@ def summary_writer(folder, step=None):
 def add(writer, step, *summaries):
     """Writes the summaries of a step to the event file."""
     for summary in summaries:
+        # Serialized, because TensorBoard's class of summaries is not TensorFlow's.
         writer.add_summary(summary.SerializeToString(), step)
     writer.flush()
 
 
-def scalar_pb(tag, value):
-    """The summary of a number."""
+def scalar_summary(tag, value):
+    """Returns the summary of a number, in the form of TensorFlow 1's tf.summary.scalar."""
     return tf.Summary(value=[{"tag": tag, "simple_value": value}])
 
 
-def image_pb(tag, image):
-    """The summary of an image (height, width) in [0, 1]."""
+def image_summary(tag, image):
+    """Returns the summary of an image (height, width) in [0, 1]."""
     png = io.BytesIO()
     matplotlib.image.imsave(png, image, cmap="gray", vmin=0, vmax=1, format="png")
     return tf.Summary(value=[{"tag": tag, "image": {"encoded_image_string": png.getvalue()}}])
 
 
 def add_graph(writer, g, data):
-    """Writes the graph for the Graphs tab, and time and memory of each operation of one step."""
+    """Writes the graph for TensorBoard's Graphs tab, and for its colours the compute time and memory
+    of each operation in one step of training."""
     graph_def = g.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
     writer.add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
@@ -822,7 +868,7 @@ def add_graph(writer, g, data):
 
 
 def about_run():
-    """Command, device and versions, as Markdown."""
+    """Returns command, device and versions, as Markdown."""
     python = f"Python {sys.version.split()[0]}"
     packages = f"{python}, TensorFlow {tf.__version__}, NumPy {np.__version__}"
     return f"`{shlex.join(['python', *sys.argv])}` on {device()}; {packages}"
@@ -835,11 +881,14 @@ def write_test(sess, g, test, evaluation, logdir):
     """
     folder = Path(logdir, "test")
     with summary_writer(folder, g.hp.epoch_n) as writer:
-        add(writer, g.hp.epoch_n, scalar_pb("loss", evaluation.score))
+        add(writer, g.hp.epoch_n, scalar_summary("loss", evaluation.score))
     X = to_float(test.pixels[:10000])
-    batches = [sess.run([g.Z, g.G], {g.X: X[i : i + 1000]}) for i in range(0, len(X), 1000)]
-    Z = np.concatenate([Z for Z, G in batches])
-    G = np.concatenate([G for Z, G in batches])
+    Z_batches, G_batches = [], []
+    for start in range(0, len(X), 1000):
+        Z, G = sess.run([g.Z, g.G], {g.X: X[start : start + 1000]})
+        Z_batches.append(Z)
+        G_batches.append(G)
+    Z, G = np.concatenate(Z_batches), np.concatenate(G_batches)
     if test.labels is None:
         name, column = "image", np.arange(len(X))
     else:
@@ -856,11 +905,11 @@ def write_test(sess, g, test, evaluation, logdir):
     )
     embedding.sprite.image_path = "thumbnails.png"
     embedding.sprite.single_image_dim.extend(image_size)
-    (folder / "projector_config.pbtxt").write_text(str(config))  # after the files that it names
+    projector.visualize_embeddings(str(folder), config)
 
 
 def thumbnails(X):
-    """A square sheet of images (n, X_n), black on white. -> sheet; (width, height) of an image
+    """Returns a square sheet of images (n, X_n), black on white; and an image's (width, height).
 
     Images are thinned out where the sheet would be larger than the 8192 pixels that browsers take.
     """
@@ -878,25 +927,34 @@ def thumbnails(X):
 
 # ---- Speed ---------------------------------------------------------------------------------------
 
+# Without this flag, a compiled loop copies most of the weights at each step. XLA reads it when it
+# first compiles, and aborts if it does not know a flag, which may be so in other versions.
+if tf.__version__.startswith("2.21."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
+
 
 def compile_loop(sess, g, pixels):
-    """Compiles feed_loop with XLA, for images like pixels (n, X_n). -> a function like feed_loop
+    """Returns feed_loop compiled by XLA, for images like pixels (n, X_n).
 
-    The compiled loop computes the same as feed_loop, up to rounding. If XLA cannot compile the
-    graph, is slower, as with convolutions on a CPU, or ignores the seeds of the random numbers that
-    the graph draws, prints why and returns feed_loop.
+    A session call for each minibatch costs time. The compiled loop makes up to 55 steps per call.
+    For that, _loop_graph copies the training step, from g.X to g.loss and g.opt, into the body of a
+    tf.while_loop, on the same variables. It computes the same as feed_loop, up to rounding.
+
+    Returns feed_loop itself, and prints why, if XLA cannot compile the graph; if the graph draws
+    random numbers, whose seeds XLA ignores; or if it has convolutions, which XLA makes slow on a CPU.
     """
     batch_size = g.hp.batch_size
-    if batch_size > len(pixels):
+    if batch_size > len(pixels):  # there is one minibatch
         return feed_loop
-    # A tenth of the tutorial's epoch, but at most 2^26 pixels: progress is printed between calls.
+    # A tenth of the tutorial's epoch, because progress is printed between calls. At most 2^26
+    # pixels, because a call copies its images.
     steps_per_call = min(55, max(1, 2**26 // (batch_size * g.hp.X_n)))
     try:
         with g.X.graph.as_default(), tf.name_scope("compiled/"):
             pixels_ph, rates_ph, steps_ph, loss_sum = _loop_graph(g, pixels.dtype)
-        no_pixels = np.zeros((steps_per_call * batch_size, g.hp.X_n), pixels.dtype)
-        no_steps = {pixels_ph: no_pixels, rates_ph: np.zeros(steps_per_call), steps_ph: 0}
-        sess.run(loss_sum, no_steps)  # XLA compiles now, or fails
+        zeros = np.zeros((steps_per_call * batch_size, g.hp.X_n), pixels.dtype)
+        zero_steps = {pixels_ph: zeros, rates_ph: np.zeros(steps_per_call), steps_ph: 0}
+        sess.run(loss_sum, zero_steps)  # XLA compiles now, or fails
     except (AutoEncoderError, tf.errors.OpError, ValueError, TypeError) as e:
         print(f"training with feed_loop, without XLA: {first_line(e):.100}")
         return feed_loop
@@ -917,23 +975,20 @@ def compile_loop(sess, g, pixels):
                 steps_ph: last - first,
             }
             total += float(sess.run(loss_sum, feed))
-            print_progress(epoch, total, last * batch_size, n)
+            print_progress(epoch, total, last * batch_size)
         if full < len(rates):
             rest = pixels[order[full * batch_size :]]
             loss, _ = sess.run([g.loss, g.opt], feed_dict(g, rest, rates[-1]))
             total += float(loss)
-            print_progress(epoch, total, n, n)
+            print_progress(epoch, total, n)
         return REPORTED_IMAGES * total / n
 
     return compiled_loop
 
 
 def _loop_graph(g, dtype):
-    """Adds a loop over minibatches to the graph.
-
-    Each step is a copy of the graph from g.X to g.opt, on the same variables. -> placeholders of
-    the pixels, the learning rates and the number of steps; sum of the losses
-    """
+    """Adds a loop over minibatches to the graph. Returns the placeholders of the pixels, the learning
+    rates and the number of steps, and the sum of the losses."""
     hp, step_def = g.hp, step_graph_def(g, g.loss.op, g.opt)
     nodes = [*step_def.node]
     for function in step_def.library.function:
@@ -953,12 +1008,12 @@ def _loop_graph(g, dtype):
         def step(k, total):
             X = tf.slice(pixels, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
             X = tf.cast(X, tf.float32) * np.float32(1 / 255) if dtype == np.uint8 else X
-            given = variables | constants | {g.X.name: X}
+            inputs = variables | constants | {g.X.name: X}
             if g.rate is not None:
-                given[g.rate.name] = rates[k]
+                inputs[g.rate.name] = rates[k]
             # tf.identity makes a tensor of the loop's own graph.
-            given = {name: tf.identity(value) for name, value in given.items() if name in names}
-            loss, opt = tf.import_graph_def(step_def, given, [g.loss.name, g.opt.name], name="")
+            inputs = {name: tf.identity(value) for name, value in inputs.items() if name in names}
+            loss, opt = tf.import_graph_def(step_def, inputs, [g.loss.name, g.opt.name], name="")
             with tf.control_dependencies([opt]):
                 return k + 1, total + loss
 
@@ -969,19 +1024,22 @@ def _loop_graph(g, dtype):
 
 
 def variable_handles():
-    """The resource handles of the default graph's variables, by name."""
+    """Returns the resource handles of the default graph's variables, by name."""
     variables = tf.global_variables()
     if not all(hasattr(v, "handle") for v in variables):
         raise AutoEncoderError("call tf.enable_resource_variables() before the graph is built")
     return {v.handle.name: v.handle for v in variables}
 
 
-def step_graph_def(g, *ends):
-    """The part of the graph that some operations need, with placeholders for its variables."""
-    part = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), [op.name for op in ends])
+def step_graph_def(g, *operations):
+    """Returns the GraphDef that operations of the graph need, with placeholders for its variables."""
+    names = [op.name for op in operations]
+    part = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), names)
     for node in part.node:
-        for name in ("_class", "_gradient_op_type"):  # placement; a number that each build changes
-            node.attr.pop(name, None)
+        node.attr.pop(
+            "_class", None
+        )  # names operations to share a device with, not all in the part
+        node.attr.pop("_gradient_op_type", None)  # has a number that differs from build to build
         if node.op == "VarHandleOp":
             node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
             node.attr["dtype"].type = tf.resource.as_datatype_enum
@@ -992,12 +1050,15 @@ def step_graph_def(g, *ends):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with --data_dir and --logdir. data_dir: None for that of the run in logdir"""
+    """A parser with --data_dir and --logdir, for this script and those of beyond/."""
 
     def __init__(self, prog, description, logdir, data_dir=DATA_DIR):
-        # A command may define a flag of a hyperparameter in its own way: the later definition wins.
-        options = {"allow_abbrev": False, "conflict_handler": "resolve"}
-        super().__init__(prog, description=description, **options)
+        super().__init__(
+            prog,
+            description=description,
+            allow_abbrev=False,
+            conflict_handler="resolve",  # beyond/ defines some flags of hyperparameters anew
+        )
         data_default = "that of the run" if data_dir is None else "MNIST_data"
         data_help = f"folder of IDX files, or .npz file (default: {data_default})"
         self.add_argument("--data_dir", type=user_path, default=data_dir, help=data_help)
@@ -1033,17 +1094,22 @@ def add_hparams(parser):
         )
 
 
-def hparams(args, data):
-    """HParams of the recipe, overridden by the flags that were given."""
+def hparams_from_args(args, data):
+    """Returns the HParams of the recipe, overridden by the flags that were given."""
     names = [field.name for field in dataclasses.fields(HParams)]
     given = {name: getattr(args, name) for name in names if name in args}
     return dataclasses.replace(RECIPES[args.recipe], X_n=data.train.pixels.shape[1], **given)
 
 
-def run(command, parser, hint=""):
-    """Runs command(args). -> exit status: 0; 2 for an error; 130 for Ctrl-C, with the hint"""
+def run_command(command, parser, hint=""):
+    """Runs command(args). Returns the exit status: 0; 2 after an error, whose text is printed on one
+    line; 130 after Ctrl-C, with the hint."""
     if sys.stdout:  # None if it is closed
-        sys.stdout.reconfigure(errors="backslashreplace")  # what it cannot print, as stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")  # of characters that it cannot print
+    # If writing an event file fails, FileWriter raises the error here. Its thread, which logs the
+    # error and prints a traceback, is silenced.
+    tf.logging.set_verbosity(tf.logging.FATAL)
+    threading.excepthook = lambda args: None
     try:
         command(parser.parse_args())
         return 0
@@ -1056,16 +1122,17 @@ def run(command, parser, hint=""):
 
 
 def first_line(error):
-    """The first line of an exception's message, or its type if it has none."""
-    # A session's error begins with "Graph execution error"; its context has the cause.
+    """Returns the first line of an exception's message, or its type if it has none."""
+    # A session's error begins with "Graph execution error". Its __context__ has the cause.
     cause = error.__context__ if isinstance(error.__context__, tf.errors.OpError) else error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
 
 
 def main(args):
-    """Trains the tutorial's autoencoder on MNIST, evaluates it, and draws X | G."""
+    """Trains the tutorial's autoencoder on MNIST, evaluates it, and draws images X beside their
+    reconstructions G."""
     data = read_data_sets(args.data_dir)
-    g = build(hparams(args, data))
+    g = build(hparams_from_args(args, data))
     print(f"device: {device()}")
     with start_session(g) as sess:
         train(sess, g, data, args.logdir, args.resume)
@@ -1084,4 +1151,4 @@ if __name__ == "__main__":
     parser = Parser("autoencoder.py", main.__doc__, LOGDIR)
     add_hparams(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
-    sys.exit(run(main, parser, hint="; --resume continues after the last whole epoch"))
+    sys.exit(run_command(main, parser, hint="; --resume continues after the last whole epoch"))

@@ -216,7 +216,7 @@ def screen(args):
 
 def measure(args):
     data = ae.read_data_sets(args.data_dir or ae.DATA_DIR)
-    base = ae.hparams(args, data)
+    base = ae.hparams_from_args(args, data)
     areas, curves = {}, {}
     for hp in [dataclasses.replace(base, seed=seed) for seed in args.seeds]:
         for case, scores in experiment_scores(args.experiment, data, hp):
@@ -255,4 +255,4 @@ if __name__ == "__main__":
     parser.add_argument("--experiment", choices=EXPERIMENTS, default="one-normal", help=help)
     ae.add_hparams(parser)
     parser.add_argument("--seed", dest="seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    sys.exit(ae.run(main, parser))
+    sys.exit(ae.run_command(main, parser))

@@ -68,4 +68,4 @@ def main(args):
 if __name__ == "__main__":
     parser = ae.Parser("python -m beyond.export", main.__doc__, ae.LOGDIR, data_dir=None)
     parser.add_argument("--output", type=ae.user_path, required=True, help="a new folder to write")
-    sys.exit(ae.run(main, parser))
+    sys.exit(ae.run_command(main, parser))

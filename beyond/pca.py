@@ -146,7 +146,7 @@ def main(args):
     components. Continues where it was stopped."""
     data = ae.read_data_sets(args.data_dir)
     check_labels(data)
-    base = ae.hparams(args, data)
+    base = ae.hparams_from_args(args, data)
     comparisons = {}
     hps = [dataclasses.replace(base, Z_n=Z_n) for Z_n in dict.fromkeys(args.Z_ns)]
     print(f"device: {ae.device()}")
@@ -170,4 +170,4 @@ if __name__ == "__main__":
     Z_ns = [2, 5, 10, 20, 40]
     help = "latent variables of each network (default: %(default)s)"
     parser.add_argument("--Z_n", dest="Z_ns", type=int, nargs="+", default=Z_ns, help=help)
-    sys.exit(ae.run(main, parser, hint="; the same command continues"))
+    sys.exit(ae.run_command(main, parser, hint="; the same command continues"))

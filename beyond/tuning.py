@@ -123,7 +123,7 @@ def main(args):
     """Searches for better hyperparameters, judged on validation images; then evaluates the best
     trial, and only that, on the test images. Continues a search that was stopped."""
     data = ae.read_data_sets(args.data_dir)
-    base, space = ae.hparams(args, data), args.space
+    base, space = ae.hparams_from_args(args, data), args.space
     print(f"device: {ae.device()}")
     if args.trial is not None:
         run_trial(data, args.logdir, args.trial, base, space)
@@ -142,4 +142,4 @@ if __name__ == "__main__":
     group.add_argument("--trial", type=int, metavar="K", help="run trial K alone: 0, 1, ...")
     help = "the values to try, as JSON (default: %(default)s)"
     group.add_argument("--space", type=json.loads, default=json.dumps(SPACE), help=help)
-    sys.exit(ae.run(main, parser, hint="; the same command continues"))
+    sys.exit(ae.run_command(main, parser, hint="; the same command continues"))
