@@ -14,11 +14,13 @@ through tf.compat.v1.
 
 Name scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
 Decoder/Layer02, G, loss, training. Any part of the graph can be changed: edit these functions, or
-put tensors of your own into a Graph, which is what all other functions take.
+put tensors of your own into a Graph, which the functions for training, evaluation and TensorBoard
+take.
 
 Losses are reported per 100 images, the tutorial's minibatch: the sum over all minibatches, times
-100, divided by the number of images. So the tutorial's loss, a sum over the minibatch, is
-comparable between batch sizes. A loss that is a mean is reported as it is if batch_size is 100.
+100, divided by the number of images. So a loss that is a sum over the minibatch, as the tutorial's
+is, can be compared between batch sizes. A loss that is a mean is reported unchanged if batch_size
+is 100 and the number of images is a multiple of it.
 
 As a script: python autoencoder.py --help. beyond/ has what the tutorial mentions but leaves out:
 comparison with PCA, tuning, anomaly detection; and export.
@@ -82,7 +84,7 @@ tf.logging.set_verbosity(tf.logging.ERROR)
 
 DATA_DIR = Path(__file__).resolve().parent / "MNIST_data"
 LOGDIR = "logs/AutoEncoder"
-REPORTED_IMAGES = 100  # losses are reported per so many images
+REPORTED_IMAGES = 100  # losses are reported per this many images
 
 
 class AutoEncoderError(Exception):
@@ -97,6 +99,8 @@ class Diverged(AutoEncoderError):
 
 
 def _field(default, help, choices=(), minimum=1):
+    """A field of HParams, which is also a flag. The default determines its type: a positive float,
+    an int of at least `minimum`, a tuple of such ints, or a str among `choices`."""
     metadata = {"help": help, "choices": choices, "minimum": minimum}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -181,13 +185,13 @@ IDX_FILES = (
 
 class DataSet:
     """Images and labels, with images, labels, num_examples and next_batch as in TensorFlow 1's
-    tutorials."""
+    tutorials. make_data_set checks and converts arrays of your own."""
 
     def __init__(self, pixels, labels):
         self.pixels = pixels  # (n, X_n), bytes as in the file, or floats in [0, 1]
         self.labels = labels  # (n,), integers; (n, classes), one-hot; or None
         self._rng = np.random.default_rng(0)
-        self._next_rows = np.arange(0)
+        self._next_rows = np.empty(0, int)
 
     @functools.cached_property
     def images(self):
@@ -216,25 +220,30 @@ class DataSets(NamedTuple):
     train: DataSet
     validation: DataSet
     test: DataSet
-    path: Path | None = None  # what they were read from
+    path: Path | None = None  # the folder or file that they were read from
 
 
 def to_float(pixels):
-    """Returns bytes as float32 in [0, 1], rounded as in the tutorial, and floats unchanged."""
+    """Returns bytes as float32 in [0, 1], rounded as in the tutorial, and floats as float32.
+
+    _loop_graph does the same in the compiled loop.
+    """
     if pixels.dtype == np.uint8:
         return np.multiply(pixels, np.float32(1 / 255), dtype=np.float32)
-    return pixels
+    return pixels.astype(np.float32, copy=False)
 
 
-def read_data_sets(data_dir=DATA_DIR, one_hot=False):
+def read_data_sets(data_dir=DATA_DIR, one_hot=False, reshape=True, validation_size=None):
     """Reads MNIST, or other images in its format, into .train, .validation and .test.
 
     It takes the place of input_data.read_data_sets of TensorFlow 1's tutorials, without a download.
 
-    data_dir: a folder of the four IDX files, gzip-compressed or not, or a .npz file with the arrays
-    x_train, y_train, x_test and y_test; the labels may be missing. The first twelfth of the
-    training images, but at most the tutorial's 5,000, becomes the validation set.
+    data_dir: a folder of the four IDX files, gzip-compressed or not; or a .npz file with the arrays
+    x_train and x_test, and optionally the labels y_train and y_test.
     one_hot: labels as rows of 0 and a 1, instead of integers.
+    reshape: images as (n, X_n); False for (n, height, width, 1), which `train` does not take.
+    validation_size: how many of the first training images become the validation set; by default a
+    twelfth of them, but at most the tutorial's 5,000.
     Raises AutoEncoderError if a file is missing, damaged, or does not fit the others.
     """
     path = Path(data_dir)
@@ -249,9 +258,14 @@ def read_data_sets(data_dir=DATA_DIR, one_hot=False):
         test = DataSet(test.pixels, np.eye(classes)[test.labels])
     if train.pixels.shape[1] != test.pixels.shape[1]:
         raise AutoEncoderError(f"{path}: training and test images differ in size")
-    n = min(5000, len(train.pixels) // 12)
-    if n == 0:
-        raise AutoEncoderError(f"{path}: at least 12 training images are needed")
+    n = validation_size
+    if n is None:
+        n = min(5000, len(train.pixels) // 12)
+        if n == 0:
+            raise AutoEncoderError(f"{path}: at least 12 training images are needed")
+    if not reshape:
+        train = DataSet(as_2d(train.pixels)[..., np.newaxis], train.labels)
+        test = DataSet(as_2d(test.pixels)[..., np.newaxis], test.labels)
     return DataSets(train.subset(slice(n, None)), train.subset(slice(n)), test, path.resolve())
 
 
@@ -266,6 +280,7 @@ def make_data_set(images, labels, name):
         images = images[..., 0]
     if images.ndim not in (2, 3) or images.size == 0:
         raise AutoEncoderError(f"{name} must be (n, height, width) or (n, X_n), not {images.shape}")
+    # Only X_n is passed on, from which as_2d could not find another height and width.
     if images.ndim == 3 and images.shape[1] != images.shape[2]:
         raise AutoEncoderError(f"{name} must be square, not {images.shape[1]} x {images.shape[2]}")
     expected = "integers from 0 to 255 or floats from 0 to 1"
@@ -329,12 +344,10 @@ def read_idx(path):
 class Graph(NamedTuple):
     """A network to train: what build returns, or tensors of your own.
 
-    X, Z, G and loss need no other feed than X, which has any number of images. Other placeholders
-    are tf.placeholder_with_default, and `training_feed` has their values in training: with
-
-        keep_prob = tf.placeholder_with_default(1.0, [])
-
-    used in dropout, training_feed={keep_prob: 0.5} drops units in training only.
+    Z, G and loss must need no other feed than X, with any number of images. Any other placeholder
+    must be a tf.placeholder_with_default. `training_feed` gives its value in training. For example,
+    keep_prob = tf.placeholder_with_default(1.0, []) in dropout and training_feed={keep_prob: 0.5}
+    drop units in training only.
 
     Of hp, training uses X_n, epoch_n, batch_size, seed and, if there is a `rate`, learning_rate and
     schedule. The other fields describe what build would build.
@@ -344,7 +357,7 @@ class Graph(NamedTuple):
     X: tf.Tensor  # (batch, X_n): placeholder of the images
     Z: tf.Tensor  # (batch, Z_n): fetch it to encode, feed it to decode
     G: tf.Tensor  # (batch, X_n)
-    loss: tf.Tensor  # ()
+    loss: tf.Tensor  # (): a sum over the minibatch; for a mean, see above
     opt: tf.Operation  # makes one step of the optimizer on the images that are fed
     init: tf.Operation  # initializes all variables, those of the optimizer included
     rate: tf.Tensor | None = None  # (): placeholder of the learning rate; None: the optimizer's own
@@ -437,7 +450,7 @@ def start_session(g):
 
 
 def session_config():
-    """Returns a configuration by which a session allocates only the GPU memory that it needs, and
+    """Returns a configuration with which a session allocates only the GPU memory that it needs, and
     places operations without a GPU kernel on the CPU."""
     config = tf.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
@@ -458,9 +471,9 @@ def device():
 
 class Epoch(NamedTuple):
     epoch: int  # 1, 2, ...
-    loss: float  # mean over the epoch's minibatches, each before its update
-    validation_loss: float  # after the epoch
-    live: int  # latent variables that are not 0 for every validation image
+    loss: float  # per 100 images; that of each minibatch is computed before its update
+    validation_loss: float  # per 100 images, after the epoch
+    live: int  # latent variables that are not 0 for at least one validation image
     learning_rate: float | None  # at the start of the epoch; None: the optimizer's own
 
 
@@ -473,8 +486,8 @@ def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
     resume: continues from the last checkpoint in logdir, if there is one, with the weights that
     training without a stop would have, unless the graph draws random numbers. All hyperparameters
     must be the same, except that epoch_n may grow if the schedule is constant.
-    loop: a function (sess, g, pixels, epoch) that trains for one epoch and returns the mean loss.
-    By default, feed_loop as compiled by compile_loop; feed_loop itself after you have changed it.
+    loop: a function (sess, g, pixels, epoch) that trains for one epoch and returns the loss per 100
+    images. By default, what compile_loop returns. If you change feed_loop, pass loop=feed_loop.
     on_epoch: is called with each Epoch; an exception that it raises stops the training.
 
     Raises AutoEncoderError if data or checkpoint do not fit, Diverged if the loss is not finite.
@@ -504,8 +517,8 @@ def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
 
 
 def feed_loop(sess, g, pixels, epoch):
-    """Trains for one epoch as the tutorial does, one session call per minibatch. Returns the mean
-    loss."""
+    """Trains for one epoch as the tutorial does, one session call per minibatch. Returns the loss
+    per 100 images. The default of `train` is compile_loop, which computes the same faster."""
     n, batch_size = len(pixels), g.hp.batch_size
     order = shuffled(g.hp, epoch, n)
     rates = learning_rates(g.hp, epoch, n)
@@ -555,8 +568,8 @@ def learning_rates(hp, epoch, n):
 
 
 def print_progress(epoch, total, seen):
-    """Prints the mean loss of the images seen so far, over what it printed before. In a file, prints
-    nothing."""
+    """Prints the loss of the images seen so far, overwriting the previous output. Prints nothing if
+    the output is not a terminal or a notebook."""
     if is_interactive():
         loss = REPORTED_IMAGES * total / seen
         print(f"\repoch: {epoch}, loss: {loss:<10.3f}", end="", flush=True)
@@ -593,9 +606,8 @@ def save(sess, g, data, logdir, history, saver):
     temporary = folder / "run.json.tmp"
     temporary.write_text(json.dumps(saved))
     if len(history) == 1:
-        for path in sorted(
-            folder.iterdir()
-        ):  # the file `checkpoint`, which names the others, first
+        # Sorted, so that the file `checkpoint`, which names the others, is deleted first.
+        for path in sorted(folder.iterdir()):
             if CHECKPOINT_FILE.fullmatch(path.name):
                 path.unlink()
     temporary.replace(folder / "run.json")
@@ -667,9 +679,9 @@ def make_saver(g):
 
 
 class Evaluation(NamedTuple):
-    score: float  # mean loss of 100 images: the number that the tutorial prints
+    score: float  # loss per 100 images: the number that the tutorial prints
     mse: float  # mean of (G - X)^2 over images and pixels, whatever the loss is
-    live: int  # latent variables that are not 0 for every image
+    live: int  # latent variables that are not 0 for at least one image
     Z_n: int
 
     def __str__(self):
@@ -680,8 +692,8 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(sess, g, images):
-    """Evaluates the network on images (n, X_n), bytes or floats, in minibatches of batch_size, as it
-    is trained. Returns an Evaluation."""
+    """Evaluates the network on images (n, X_n), bytes or floats, in minibatches of batch_size, as in
+    training. Returns an Evaluation."""
     loss_sum, error, live = 0.0, 0.0, False
     for start in range(0, len(images), g.hp.batch_size):
         X = to_float(images[start : start + g.hp.batch_size])
@@ -754,14 +766,15 @@ def as_2d(images):
 # tf.summary operations.
 
 EVENT_SUFFIX = ".autoencoder"  # of the names of this module's event files
-HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # of the graph: not what the user built
+HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # left out of the Graphs tab
 
 
 @contextlib.contextmanager
 def summary_writers(sess, g, data, logdir, history):
     """Opens the event files of a run. Yields a function that writes the summaries of an Epoch.
 
-    Its first call deletes the event files of an earlier run. Without logdir, yields None.
+    Its first call in a new run replaces the event files of an earlier one, so that a run that is
+    stopped before leaves them as they were. Without logdir, yields None.
     Losses share a tag, so that the curves of `train` and `validation` overlay.
     """
     if not logdir:
@@ -774,18 +787,18 @@ def summary_writers(sess, g, data, logdir, history):
     train_writer = summary_writer(Path(logdir, "train"), step)
     validation_writer = summary_writer(Path(logdir, "validation"), step)
     run_writer = summary_writer(Path(logdir), step)
-    if not history:
-        add_graph(train_writer, g, data)
-        add(run_writer, 0, session_start_pb(dataclasses.asdict(g.hp)), text_pb("run", about_run()))
     with g.X.graph.as_default():
         weights = tf.trainable_variables()
     examples = data.validation.subset(first_of_each(data.validation.labels)).images
     first_images = to_float(data.validation.pixels[:1000])
 
     def write_summaries(epoch):
-        # Not before: a run that is stopped in its first epoch leaves the earlier one as it was.
-        while earlier:
-            earlier.pop().unlink(missing_ok=True)
+        if epoch.epoch == 1:
+            for path in earlier:
+                path.unlink(missing_ok=True)
+            add_graph(train_writer, g, data)
+            hparams = session_start_pb(dataclasses.asdict(g.hp))
+            add(run_writer, 0, hparams, text_pb("run", about_run()))
         train_summaries = [scalar_summary("loss", epoch.loss)]
         if epoch.learning_rate is not None:
             train_summaries.append(scalar_summary("training/learning rate", epoch.learning_rate))
@@ -847,8 +860,8 @@ def image_summary(tag, image):
 
 
 def add_graph(writer, g, data):
-    """Writes the graph for TensorBoard's Graphs tab, and for its colours the compute time and memory
-    of each operation in one step of training."""
+    """Writes the graph, and the compute time and memory of each operation in one step of training,
+    by which TensorBoard's Graphs tab can colour it."""
     graph_def = g.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
     writer.add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
@@ -934,11 +947,12 @@ if tf.__version__.startswith("2.21."):
 
 
 def compile_loop(sess, g, pixels):
-    """Returns feed_loop compiled by XLA, for images like pixels (n, X_n).
+    """Returns a function that computes the same as feed_loop, compiled by XLA, for images like
+    pixels (n, X_n).
 
     A session call for each minibatch costs time. The compiled loop makes up to 55 steps per call.
     For that, _loop_graph copies the training step, from g.X to g.loss and g.opt, into the body of a
-    tf.while_loop, on the same variables. It computes the same as feed_loop, up to rounding.
+    tf.while_loop, on the same variables. Only rounding differs.
 
     Returns feed_loop itself, and prints why, if XLA cannot compile the graph; if the graph draws
     random numbers, whose seeds XLA ignores; or if it has convolutions, which XLA makes slow on a CPU.
@@ -950,6 +964,7 @@ def compile_loop(sess, g, pixels):
     # pixels, because a call copies its images.
     steps_per_call = min(55, max(1, 2**26 // (batch_size * g.hp.X_n)))
     try:
+        # A name that ends in / is this scope itself, also the second time, and not compiled_1.
         with g.X.graph.as_default(), tf.name_scope("compiled/"):
             pixels_ph, rates_ph, steps_ph, loss_sum = _loop_graph(g, pixels.dtype)
         zeros = np.zeros((steps_per_call * batch_size, g.hp.X_n), pixels.dtype)
@@ -1007,7 +1022,9 @@ def _loop_graph(g, dtype):
     def loop(pixels, rates, steps):
         def step(k, total):
             X = tf.slice(pixels, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
-            X = tf.cast(X, tf.float32) * np.float32(1 / 255) if dtype == np.uint8 else X
+            X = tf.cast(X, tf.float32)  # as to_float does
+            if dtype == np.uint8:
+                X = X * np.float32(1 / 255)
             inputs = variables | constants | {g.X.name: X}
             if g.rate is not None:
                 inputs[g.rate.name] = rates[k]
@@ -1036,10 +1053,10 @@ def step_graph_def(g, *operations):
     names = [op.name for op in operations]
     part = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), names)
     for node in part.node:
-        node.attr.pop(
-            "_class", None
-        )  # names operations to share a device with, not all in the part
-        node.attr.pop("_gradient_op_type", None)  # has a number that differs from build to build
+        # The first names operations to share a device with, which may not be in this part. The
+        # second has a number that differs from build to build.
+        node.attr.pop("_class", None)
+        node.attr.pop("_gradient_op_type", None)
         if node.op == "VarHandleOp":
             node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
             node.attr["dtype"].type = tf.resource.as_datatype_enum
@@ -1070,7 +1087,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def user_path(text):
-    """A path from the command line. The shell does not expand the ~ of --logdir=~/runs."""
+    """A path from the command line. Expands ~, which the shell does not do in --logdir=~/runs."""
     return Path(text).expanduser()
 
 
@@ -1124,7 +1141,8 @@ def run_command(command, parser, hint=""):
 def first_line(error):
     """Returns the first line of an exception's message, or its type if it has none."""
     # A session's error begins with "Graph execution error". Its __context__ has the cause.
-    cause = error.__context__ if isinstance(error.__context__, tf.errors.OpError) else error
+    cause = error.__context__ if isinstance(error, tf.errors.OpError) else None
+    cause = cause or error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
 
 
