@@ -1,11 +1,11 @@
-"""Milliseconds a step of training: this project, and other ways to train the same network.
+"""Milliseconds per step of training: this project, and other ways to train the same network.
 
     pip install -r tests/benchmark-requirements.txt && python tests/benchmark.py
 
-Same data, initial weights, order of images, minibatch of 100 and Adam everywhere. Each way runs in a
-process of its own, one after the other, five rounds of that; in each process two epochs, of which
-the first is not counted. A way whose loss does not fall as this project's does is marked. Then the
-same of changed graphs, by both loops of this project. In a quarter of an hour.
+All have the same data, initial weights, order of images, minibatch of 100, and Adam. Each runs in a
+process of its own, one after the other, for five rounds. A process trains for two epochs, of which
+only the second is timed. A row whose loss does not fall like this project's is marked. Afterwards,
+changed graphs are timed by both loops of this project. Takes a quarter of an hour.
 """
 
 import functools
@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 SIZES = [784, 500, 300, 20, 300, 500, 784]
 ROUNDS, STEPS = 5, 550
-# A product of (n, m) and (m, k) takes 2 n m k. Each layer has three, but the first, to whose input no
-# gradient goes, two.
+# A product of (n, m) and (m, k) takes 2 n m k operations. Each layer has three products, except the
+# first, which has two, because its input needs no gradient.
 GFLOP = 2 * 100 * (3 * sum(n * m for n, m in zip(SIZES, SIZES[1:])) - SIZES[0] * SIZES[1]) / 1e9
 
 
@@ -38,47 +38,68 @@ def weights():
 
 
 def order(epoch):
-    return np.random.RandomState(epoch).permutation(STEPS * 100)
+    """The order of autoencoder.shuffled, for the default seed."""
+    return np.random.default_rng([0, epoch]).permutation(STEPS * 100)
 
 
 def images():
-    """(55000, 784) float32. Without TensorFlow, beside which PyTorch with CUDA dies."""
+    """(55000, 784), float32. Read without TensorFlow, because PyTorch with CUDA crashes beside it."""
     with gzip.open(ROOT / "MNIST_data" / "train-images-idx3-ubyte.gz") as file:
         pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 784)
     return pixels[5000:] * np.float32(1 / 255)
 
 
-def timed(epoch_of):
-    """Runs two epochs; -> milliseconds a step of the second, mean losses of both."""
+def timed(train_epoch):
+    """Trains for epochs 1 and 2. Returns milliseconds per step of the second, mean losses of both."""
     losses = []
-    for epoch in range(2):
+    for epoch in (1, 2):
         begin = time.perf_counter()
-        losses.append(float(epoch_of(order(epoch))) / STEPS)
-    return (time.perf_counter() - begin) / STEPS * 1000, losses
+        losses.append(float(train_epoch(epoch)) / STEPS)
+        seconds = time.perf_counter() - begin
+    return seconds / STEPS * 1000, losses
 
 
-def tensorflow(steps_of, changed=None):
+def tensorflow(make_loop, change=None):
+    """make_loop(ae, sess, g, pixels): a loop as ae.train takes it; change(ae, g): another graph."""
     import autoencoder as ae
 
-    train, g = ae.read_data_sets().train, ae.build(ae.HParams())
-    g = changed(ae, g) if changed else g
-    with ae.start(g) as sess:
-        with g.X.graph.as_default():
+    pixels = ae.read_data_sets().train.pixels
+    g = ae.build(ae.HParams())
+    g = change(ae, g) if change else g
+    with ae.start_session(g) as sess:
+        with sess.graph.as_default():
             variables = ae.tf.trainable_variables()
-            if len(variables) == 2 * (len(SIZES) - 1):
-                sess.run([v.assign(w) for v, w in zip(variables, weights())])
-        steps = steps_of(ae, sess, g, train)
-        rates = np.full(STEPS, 0.001, np.float32)
-        return timed(lambda order: steps(order, rates, 0, STEPS))
+        if len(variables) == 2 * (len(SIZES) - 1):
+            for variable, value in zip(variables, weights()):
+                variable.load(value, sess)
+        loop = make_loop(ae, sess, g, pixels)
+        return timed(lambda epoch: STEPS * loop(sess, g, pixels, epoch))
 
 
-def compiled(ae, sess, g, train):
-    steps = ae.compiled_steps(sess, g, train.pixels)
-    return lambda order, rates, *_: sum(steps(order, rates, k, k + 55) for k in range(0, STEPS, 55))
+def compiled_loop(ae, sess, g, pixels):
+    return ae.compile_loop(sess, g, pixels)
 
 
-def fed(ae, sess, g, train):
-    return ae.fed_steps(sess, g, train.pixels)
+def feed_loop(ae, sess, g, pixels):
+    return ae.feed_loop
+
+
+def tutorial_loop(ae, sess, g, pixels):
+    """The tutorial's cell, with all 550 minibatches: a step, the loss again, a line of progress."""
+    train_X = ae.to_float(pixels)
+
+    def loop(sess, g, pixels, epoch):
+        sff_X, total = train_X[order(epoch)], 0.0
+        for iteration in range(STEPS):
+            batch = sff_X[100 * iteration : 100 * (iteration + 1)]
+            sess.run(g.opt, feed_dict={g.X: batch})
+            train_loss = sess.run(g.loss, feed_dict={g.X: batch})
+            sys.stderr.write("\repoch: %d, loss: %.3f" % (epoch, train_loss))
+            sys.stderr.flush()
+            total += train_loss
+        return total / STEPS
+
+    return loop
 
 
 def third_layer(ae, g):
@@ -89,8 +110,8 @@ def cross_entropy(ae, g):
     with g.X.graph.as_default():
         wrong = g.X * ae.tf.log(g.G + 1e-6) + (1 - g.X) * ae.tf.log(1 - g.G + 1e-6)
         loss = -ae.tf.reduce_sum(wrong)
-        rate, opt = ae.training(loss, g.hp)
-        return g._replace(loss=loss, rate=rate, opt=opt, init=ae.tf.global_variables_initializer())
+        opt, rate = ae.training(loss, g.hp)
+        return g._replace(loss=loss, opt=opt, init=ae.tf.global_variables_initializer(), rate=rate)
 
 
 def rmsprop(ae, g):
@@ -99,32 +120,8 @@ def rmsprop(ae, g):
         return g._replace(opt=opt, init=ae.tf.global_variables_initializer())
 
 
-def the_tutorials_loop():
-    """Its cell, but all 550 minibatches: a step, then the loss again, then a line of progress."""
-
-    def steps_of(ae, sess, g, train):
-        train_X = train.images
-
-        def steps(order, rates, first, last):
-            sff_X, total = train_X[order], 0.0
-            for iteration in range(first, last):
-                batch = sff_X[100 * iteration : 100 * (iteration + 1)]
-                sess.run(g.opt, feed_dict={g.X: batch})
-                train_loss = sess.run(g.loss, feed_dict={g.X: batch})
-                sys.stderr.write("\repoch: %d, loss: %.3f" % (1, train_loss))
-                sys.stderr.flush()
-                total += train_loss
-            return total
-
-        return steps
-
-    return tensorflow(steps_of)
-
-
 def keras_fit():
     import keras
-
-    import autoencoder  # noqa: F401, for its quiet import of TensorFlow
 
     X, activations = images(), ["relu"] * 5 + ["sigmoid"]
     layers = [keras.layers.Dense(n, activation=a) for n, a in zip(SIZES[1:], activations)]
@@ -135,12 +132,12 @@ def keras_fit():
         loss=lambda X, G: keras.ops.sum(keras.ops.square(G - X)) / 2,
     )
 
-    def epoch(order):
-        x = X[order]
+    def train_epoch(epoch):
+        x = X[order(epoch)]
         fitted = model.fit(x, x, batch_size=100, epochs=1, shuffle=False, verbose=0)
         return fitted.history["loss"][0] * STEPS
 
-    return timed(epoch)
+    return timed(train_epoch)
 
 
 def jax_scan():
@@ -156,7 +153,7 @@ def jax_scan():
         return ((jax.nn.sigmoid(h @ w[-2] + w[-1]) - X) ** 2).sum() / 2
 
     @jax.jit
-    def epoch(state, X, order):
+    def train_epoch(state, X, order):
         def step(state, batch):
             t, w, m, v = state
             loss, d = jax.value_and_grad(loss_of)(w, X[batch])
@@ -173,9 +170,9 @@ def jax_scan():
     zeros = [jnp.zeros_like(x) for x in w]
     state = jnp.float32(0), w, zeros, zeros
 
-    def run(order):
+    def run(epoch):
         nonlocal state
-        state, total = epoch(state, X, jnp.asarray(order))
+        state, total = train_epoch(state, X, jnp.asarray(order(epoch)))
         return total
 
     return timed(run)
@@ -196,17 +193,17 @@ def _torch(compiled):
 
     loss_of = torch.compile(loss_of) if compiled else loss_of
 
-    def epoch(order):
-        order, total = torch.from_numpy(order), 0.0
+    def train_epoch(epoch):
+        rows, total = torch.from_numpy(order(epoch)), 0.0
         for k in range(STEPS):
-            loss = loss_of(X[order[100 * k : 100 * (k + 1)]])
+            loss = loss_of(X[rows[100 * k : 100 * (k + 1)]])
             adam.zero_grad()
             loss.backward()
             adam.step()
             total += loss.detach()
         return total
 
-    return timed(epoch)
+    return timed(train_epoch)
 
 
 def torch_eager():
@@ -218,7 +215,7 @@ def torch_compile():
 
 
 def matrix_rate():
-    """The machine's best: GFLOP/s of products of large matrices, the best of two libraries."""
+    """GFLOP/s of products of large matrices, the best of NumPy and PyTorch."""
     import torch
 
     n, best = 2048, 0.0
@@ -232,7 +229,7 @@ def matrix_rate():
 
 
 def floor():
-    """No training: the matrix products of a step and one fused pass of Adam, by PyTorch's MKL."""
+    """Only the matrix products of a step and one fused pass of Adam, by PyTorch: no training."""
     import torch
 
     torch.set_flush_denormal(True)
@@ -244,7 +241,7 @@ def floor():
     out, back = ([torch.empty(100, n) for n in SIZES] for _ in range(2))
 
     @torch.no_grad()
-    def epoch(order):
+    def train_epoch(epoch):
         for _ in range(STEPS):
             for i in range(6):
                 torch.mm(h[i], w[2 * i], out=out[i + 1])
@@ -255,25 +252,25 @@ def floor():
             adam.step()
         return float("nan")
 
-    return timed(epoch)
+    return timed(train_epoch)
 
 
 WAYS = {
-    "this project": lambda: tensorflow(compiled),
-    "the tutorial's cell, two calls a step": the_tutorials_loop,
-    "fed_steps, one call a step": lambda: tensorflow(fed),
+    "this project": lambda: tensorflow(compiled_loop),
+    "the tutorial's cell, two calls per step": lambda: tensorflow(tutorial_loop),
+    "feed_loop, one call per step": lambda: tensorflow(feed_loop),
     "Keras fit": keras_fit,
     "JAX, jit and scan": jax_scan,
     "PyTorch, eager, fused Adam": torch_eager,
     "PyTorch, torch.compile, fused Adam": torch_compile,
-    "floor: products and Adam alone": floor,
+    "only products and Adam, by PyTorch": floor,
 }
 CHANGED = {"a third layer": third_layer, "cross entropy": cross_entropy, "RMSProp": rmsprop}
-LOOPS = {"compiled_steps": compiled, "fed_steps": fed}
+LOOPS = {"compiled": compiled_loop, "feed_loop": feed_loop}
 ALL = WAYS | {"matrix rate": matrix_rate}
-for graph, changed in CHANGED.items():
-    for loop, steps_of in LOOPS.items():
-        ALL[f"{graph}, {loop}"] = functools.partial(tensorflow, steps_of, changed)
+for graph, change in CHANGED.items():
+    for loop, make_loop in LOOPS.items():
+        ALL[f"{graph}, {loop}"] = functools.partial(tensorflow, make_loop, change)
 
 
 def version(package):
@@ -308,22 +305,23 @@ def main():
             times.setdefault(name, []).append(figure)
     print(f"\r{'':60}\r", end="", file=sys.stderr)
     best = max(times.get("matrix rate", [float("nan")]))
-    print(f"a step's products are {1000 * GFLOP:.0f} MFLOP; matrix rate: {best:.0f} GFLOP/s\n")
-    print(
-        "| way | ms a step: median (min to max) | this project's ms / its | share of rate | loss |"
-    )
+    print(f"matrix products of a step: {1000 * GFLOP:.0f} MFLOP; matrix rate: {best:.0f} GFLOP/s\n")
+    print("| | ms per step: median (min to max) | this project's / its | share of rate | loss |")
     print("|---|---|---|---|---|")
-    ours = statistics.median(times["this project"])
+    reference = statistics.median(times["this project"])
     for name in WAYS:
         if name in missing:
             print(f"| {name} | did not run: {missing[name]} | | | |")
             continue
         median, loss = statistics.median(times[name]), losses[name][1]
         off = abs(loss / losses["this project"][1] - 1) > 0.1
-        note = "" if loss != loss else f"{loss:.0f}{' (other work!)' if off else ''}"
+        note = "" if loss != loss else f"{loss:.0f}{' (differs)' if off else ''}"
         share = 1000 * GFLOP / median / best
-        print(f"| {name} | {spread(times[name])} | {ours / median:.2f} | {share:.0%} | {note} |")
-    print("\n| graph | compiled_steps: ms a step | fed_steps | compiled / fed |\n|---|---|---|---|")
+        print(
+            f"| {name} | {spread(times[name])} | {reference / median:.2f} | {share:.0%} | {note} |"
+        )
+    print("\n| graph | compiled: ms per step | feed_loop | compiled / feed_loop |")
+    print("|---|---|---|---|")
     for graph in CHANGED:
         both = [times[f"{graph}, {loop}"] for loop in LOOPS]
         ratio = statistics.median(both[0]) / statistics.median(both[1])

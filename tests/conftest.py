@@ -1,4 +1,4 @@
-"""What the tests share: real data, small made-up data, a command line and a browser to watch."""
+"""What the tests share: MNIST, small random data, and ways to run the commands."""
 
 import contextlib
 import gzip
@@ -17,14 +17,16 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
-from beyond.scale import PEAK
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8]
+BROWSER = shutil.which("chromium") and shutil.which("chromedriver")
+needs_browser = pytest.mark.skipif(not BROWSER, reason="needs chromium and chromium-driver")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """The tests run in two processes: what the main job left is looked at in the one that ran it."""
+    """The tests of a file run in one process, and so do all that use the main job."""
     for item in items:
         group = "main job" if "main_job" in item.fixturenames else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
@@ -32,27 +34,17 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def no_notebook(monkeypatch):
-    """The notebook's tests import what says to the module that it is in a notebook."""
+    """The notebook's test imports ipykernel, by which the module knows that it is in a notebook."""
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
 
 
-@pytest.fixture(scope="session")
-def mnist():
-    return ae.read_data_sets(ROOT / "MNIST_data")
-
-
 def idx(array):
-    """The IDX file of an array of bytes, by the format's description."""
+    """The bytes of an IDX file of an array of bytes, by the description of the format."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
-@pytest.fixture
-def small_dir(tmp_path):
-    return small_files(tmp_path)
-
-
 def small_files(folder):
-    """Four small IDX files: 327 training images of 4 x 4 pixels (27 for validation), 100 for test."""
+    """Writes four IDX files of random images of 4 x 4 pixels: 327 for training, 100 for test."""
     rs = np.random.RandomState(0)
     for part, n in (("train", 327), ("t10k", 100)):
         images = rs.randint(0, 256, (n, 4, 4), np.uint8)
@@ -63,12 +55,9 @@ def small_files(folder):
     return folder
 
 
-SMALL = ["--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8]
-
-
-@pytest.fixture
-def small_hp():
-    return ae.HParams(X_n=16, enc_n=(8, 6), Z_n=3, dec_n=(6, 8), epoch_n=2)
+def files(folder):
+    """{path: content} of every file in a folder and its subfolders."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def command_of(arguments, module=None):
@@ -78,60 +67,22 @@ def command_of(arguments, module=None):
 
 
 def shell(*arguments, module=None, cwd=ROOT):
-    """Runs a command as a process of its own."""
-    command, env = command_of(arguments, module), os.environ | {"PYTHONPATH": str(ROOT)}
+    """Runs a command as a process of its own. Returns its CompletedProcess, with text."""
+    command = command_of(arguments, module)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, cwd=cwd, env=env, capture_output=True, timeout=600)
-    run.stdout, run.stderr = run.stdout.decode(), run.stderr.decode()  # "\r" stays "\r"
+    run.stdout = run.stdout.decode()  # with text=True, "\r" would become "\n"
+    run.stderr = run.stderr.decode()
     return run
 
 
 def typed(*arguments, module=None):
-    """Runs a command as the shell does, but in this process: TensorFlow is loaded already.
-
-    -> its exit status
-    """
+    """Runs a command in this process, which has TensorFlow already. Returns its exit status."""
+    script = f"beyond/{module}.py" if module else "autoencoder.py"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(sys, "argv", ["autoencoder.py", *map(str, arguments)])
-        script = f"beyond/{module}.py" if module else "autoencoder.py"
         runpy.run_path(str(ROOT / script), run_name="__main__")
     return ended.value.code or 0
-
-
-@pytest.fixture(scope="session")
-def main_job(tmp_path_factory):
-    """One run of the main job, with all its defaults but the folder: its `.logdir`."""
-    logdir = tmp_path_factory.mktemp("logs") / "main_job"
-    run = shell("--logdir", logdir)
-    run.logdir = logdir
-    return run
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    """A trained model of images of 4 x 4 pixels: its folder, and that of its data."""
-    data = small_files(tmp_path_factory.mktemp("data"))
-    logdir = tmp_path_factory.mktemp("logs") / "run"
-    run = shell(*SMALL, "--epoch_n", 1, "--data_dir", data, "--logdir", logdir)
-    assert (run.returncode, run.stderr) == (0, "")
-    return logdir, data
-
-
-@pytest.fixture(scope="session")
-def short_job(main_job):
-    """Two epochs of the main job, beside it: its `.logdir`, and `.peak` in MiB above the imports."""
-    code = PEAK + (
-        "import runpy, sys, autoencoder\n"
-        "before, sys.argv = peak(), sys.argv[1:]\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: print(peak() - before)"
-    )
-    command = [sys.executable, "-c", code, ROOT / "autoencoder.py", "--epoch_n", "2"]
-    logs, env = main_job.logdir.parent, os.environ | {"PYTHONPATH": str(ROOT)}
-    command += ["--logdir", "short_job"]
-    run = subprocess.run(command, cwd=logs, env=env, capture_output=True, text=True)
-    run.stdout, run.peak, _ = re.split("([0-9.]+)\n$", run.stdout)
-    run.logdir = logs / "short_job"
-    return run
 
 
 def score_of(stdout):
@@ -144,20 +95,9 @@ def free_port():
         return s.getsockname()[1]
 
 
-def files(folder):
-    """Every file below a folder, with its content."""
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-needs_browser = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="needs Debian's packages chromium and chromium-driver",
-)
-
-
 @contextlib.contextmanager
 def server(command, url, log):
-    """Runs a server until the end; yields when it answers at the URL."""
+    """Runs a server, with its output in the file `log`. Yields when the URL can be opened."""
     with open(log, "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
@@ -165,6 +105,8 @@ def server(command, url, log):
             time.sleep(0.2)
             with contextlib.suppress(OSError), urllib.request.urlopen(url):
                 break
+        else:
+            raise TimeoutError(f"{url}: {Path(log).read_text()}")
         yield
     finally:
         process.terminate()
@@ -172,19 +114,35 @@ def server(command, url, log):
 
 
 @pytest.fixture(scope="session")
-def driver(tmp_path_factory):
-    """Headless Chromium. WebGL is drawn without a GPU."""
-    from selenium import webdriver
+def mnist():
+    return ae.read_data_sets(ROOT / "MNIST_data")
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("headless=new", "no-sandbox", "use-angle=swiftshader",
-                 "enable-unsafe-swiftshader", "disable-background-networking",
-                 "disable-component-update", "disable-sync", "no-first-run",
-                 "window-size=1400,1000", f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
+
+@pytest.fixture
+def small_dir(tmp_path):
+    return small_files(tmp_path)
+
+
+@pytest.fixture
+def small_hp():
+    return ae.HParams(X_n=16, enc_n=(8, 6), Z_n=3, dec_n=(6, 8), epoch_n=2)
+
+
+@pytest.fixture(scope="session")
+def main_job(tmp_path_factory):
+    """One run of `python autoencoder.py` with all defaults except its `.logdir`."""
+    logdir = tmp_path_factory.mktemp("logs") / "main_job"
+    run = shell("--logdir", logdir)
+    run.logdir = logdir
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The folder of a run on images of 4 x 4 pixels, and the folder of its data."""
+    data_dir = small_files(tmp_path_factory.mktemp("data"))
+    logdir = tmp_path_factory.mktemp("logs") / "run"
+    # So that images differ in Z, as they would not after so few steps with the defaults.
+    command = [*SMALL, "--init", "he", "--Z_activation", "linear", "--epoch_n", 1]
+    assert typed(*command, "--data_dir", data_dir, "--logdir", logdir) == 0
+    return logdir, data_dir

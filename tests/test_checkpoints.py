@@ -1,494 +1,243 @@
 """Nothing is lost: runs that are killed, interrupted, resumed, damaged or out of space."""
 
+import contextlib
 import dataclasses
-import functools
+import itertools
 import json
+import multiprocessing
+import os
 import random
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
-import numpy as np
 import pytest
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
-from tensorboard.util import tensor_util
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorflow.python.lib.io import file_io
 
 import autoencoder as ae
-from conftest import ROOT, SMALL, command_of, files, score_of, shell, small_files, typed
+import test_built
+from conftest import ROOT, SMALL, command_of, files, typed
+from test_built import DATA, HP, PIXELS
 
 tf = ae.tf
-HP = ae.HParams(
-    X_n=16, enc_n=(8, 6), Z_n=3, dec_n=(6, 8), Z_activation="linear", epoch_n=4, batch_size=30
-)
-LINEAR = [*SMALL, "--Z_activation", "linear"]
+LONG = dataclasses.replace(HP, epoch_n=12)
+OTHER = dataclasses.replace(HP, seed=1, epoch_n=1)
 
 
-def kept(logdir, epoch):
-    """{name: value} of the checkpoint, as TensorFlow itself reads it."""
-    reader = tf.train.load_checkpoint(str(logdir / "checkpoints" / f"epoch-{epoch}"))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+def train(logdir, hp=HP, data=DATA, **options):
+    """Trains with feed_loop. Returns what the run leaves."""
+    test_built.train(test_built.build(hp), logdir, data, **options)
+    return outcome(logdir)
 
 
-def same(a, b):
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+def outcome(logdir):
+    """Returns the variables as TensorFlow reads them, and the scalars as TensorBoard does."""
+    reader = tf.train.load_checkpoint(logdir / "checkpoints")
+    names = reader.get_variable_to_shape_map()
+    variables = {name: reader.get_tensor(name).tobytes() for name in names}
+    curves = {}
+    for run in ("train", "validation"):
+        events = EventAccumulator(str(logdir / run)).Reload()
+        for tag in events.Tags()["scalars"]:
+            curves[run, tag] = [(event.step, event.value) for event in events.Scalars(tag)]
+    return variables, curves
 
 
-def curves(logdir):
-    """{(run, tag): [(step, value)]} of all scalars, as TensorBoard itself reads them."""
-    found = {}
-    for run in ("train", "validation", "test"):
-        events = EventAccumulator(str(logdir / run))
-        events.Reload()
-        for tag in events.Tags()["tensors"]:
-            if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
-                read = [
-                    (e.step, tensor_util.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)
-                ]
-                found[run, tag] = [(step, float(value)) for step, value in read]
-    return found
+def kill_before(moment, patch):
+    """Raises an error in the place of the moment-th operation on files, and of all that follow."""
+    moments = itertools.count()
+
+    def mortal(operation):
+        def operation_or_death(*args, **kwargs):
+            if next(moments) >= moment:
+                raise KeyboardInterrupt
+            return operation(*args, **kwargs)
+
+        return operation_or_death
+
+    for owner, *names in (
+        (ae.Path, "unlink", "write_text", "replace"),
+        (tf.train.Saver, "save"),
+        (file_io, "rename", "delete_file"),  # what Saver.save calls
+        (tf.summary.FileWriter, "flush"),
+    ):
+        for name in names:
+            patch.setattr(owner, name, mortal(getattr(owner, name)))
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return small_files(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def data(data_dir):
-    return ae.read_data_sets(data_dir)
-
-
-built = functools.cache(ae.build)  # a graph takes longer to build than to train on
-
-
-def train(data, logdir, hp=HP, **arguments):
-    """-> history, all variables"""
-    g = built(hp)
-    with ae.start(g) as sess:
-        history = ae.train(sess, g, data, logdir, steps_of=ae.fed_steps, **arguments)
-        with g.X.graph.as_default():
-            return history, sess.run(tf.global_variables())
-
-
-@pytest.fixture(scope="module")
-def unbroken(data):
-    return train(data, None)
-
-
-def check(run, unbroken):
-    assert run[0] == unbroken[0]
-    assert all(map(np.array_equal, run[1], unbroken[1]))
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.fixture
-def stopped(data, tmp_path, monkeypatch):
-    """A run that was killed in its fourth epoch."""
-    stop_in_epoch(4, monkeypatch)
-    with monkeypatch.context(), pytest.raises(Killed):
-        train(data, tmp_path / "run")
-    monkeypatch.undo()
-    return tmp_path / "run"
-
-
-def stop_in_epoch(epoch, monkeypatch):
-    train_epoch = ae.train_epoch
-
-    def killing(sess, g, pixels, k, steps):
-        if k == epoch:
-            raise Killed
-        return train_epoch(sess, g, pixels, k, steps)
-
-    monkeypatch.setattr(ae, "train_epoch", killing)
-
-
-# ---- Killed ----
-
-DRIVER = """
-import os, random, runpy, shutil, signal, sys, time
-import autoencoder
-
-earlier, folders, *flags = sys.argv[1:]
-
-def job(folder, *more):  # in a fork, so that TensorFlow is loaded once only
-    pid = os.fork()
-    if pid == 0:
-        sys.argv = ["autoencoder.py", *flags, "--logdir", folder, *more]
-        try:
-            runpy.run_path("autoencoder.py", run_name="__main__")
-        except SystemExit as e:
-            os._exit(e.code)
-    return pid
-
-def exit_code(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-def killed(folder, *more):
-    pid, delay = job(folder, *more), delays.uniform(0.3, 2)
-    end = time.monotonic() + delay
-    while time.monotonic() < end:
-        time.sleep(0.02)
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-    os.kill(pid, signal.SIGKILL)
-    return exit_code(pid)
-
-delays, kills, run = random.Random(0), 0, 0
-while kills < 20:
-    run += 1
-    folder, more = f"{folders}/{run}", ["--resume"]
-    if run % 2:
-        shutil.copytree(earlier, folder)
-    for _ in range(5):
-        code = killed(folder, "--resume")
-        if code == 2 and run % 2:  # all that is there is yet the earlier run
-            code = killed(folder)
-        kills += code == -signal.SIGKILL
-        if code == 0:
-            break
-    code = exit_code(job(folder, "--resume"))
-    if code == 2 and run % 2:
-        code = exit_code(job(folder))
-    assert code == 0, code
-print("kills:", kills)
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(data_dir, tmp_path):
-    # A batch of more than all images is trained on without compilation, which takes a second.
-    flags = [*LINEAR, "--epoch_n", 40, "--batch_size", 400, "--data_dir", data_dir, "--logdir"]
-    assert typed(*flags, tmp_path / "unbroken") == 0
-    assert typed(*flags, tmp_path / "earlier", "--seed", 1, "--epoch_n", 3) == 0
-    (tmp_path / "runs").mkdir()
-    command = [sys.executable, "-c", DRIVER, tmp_path / "earlier", tmp_path / "runs", *flags[:-1]]
-    run = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    expected = kept(tmp_path / "unbroken", 40), curves(tmp_path / "unbroken")
-    for folder in (tmp_path / "runs").iterdir():
-        assert same(kept(folder, 40), expected[0])
-        assert curves(folder) == expected[1]
-    assert int(run.stdout.split("kills: ")[1]) >= 20
-    steps = [step for step, _ in expected[1]["validation", "loss"]]
-    assert steps == list(range(1, 41))
-
-
-@pytest.mark.slow
-def test_the_real_job_killed_and_resumed(short_job, tmp_path):
-    flags = ["--epoch_n", 2, "--logdir", tmp_path / "run"]
-    job = subprocess.Popen(command_of(flags), stdout=subprocess.DEVNULL)
-    while not (tmp_path / "run" / "checkpoints" / "epoch-1.index").exists():
-        time.sleep(0.01)
-    time.sleep(random.uniform(0, 1))
-    job.kill()
-    job.wait()
-    resumed = shell(*flags, "--resume")
-    assert (resumed.returncode, resumed.stderr) == (0, "")
-    assert re.search("^resumed after epoch [12]$", resumed.stdout, re.M)
-    assert score_of(resumed.stdout) == score_of(short_job.stdout)
-    assert same(kept(tmp_path / "run", 2), kept(short_job.logdir, 2))
-    assert curves(tmp_path / "run") == curves(short_job.logdir)
-
-
-OTHER = dataclasses.replace(HP, seed=1)
-
-
-@pytest.mark.parametrize("earlier", [None, HP, OTHER])
-def test_killed_between_any_two_things_that_a_checkpoint_does(data, tmp_path, monkeypatch, earlier):
-    """Before and after each file that is written, renamed or deleted, in two epochs."""
-
-    monkeypatch.setattr(ae, "trace", lambda g, data: b"")  # takes most of the time of two epochs
-
-    def two_epochs(logdir, hp=HP, **arguments):
-        hp = dataclasses.replace(hp, epoch_n=2)
-        return train(data, logdir, hp, **arguments)
-
-    unbroken = two_epochs(None)
-    if earlier:
-        of_earlier = two_epochs(tmp_path / "earlier", earlier)
-    killed_at, moment = True, 0
-    while killed_at:
-        moment, logdir, count = moment + 1, tmp_path / f"{moment}", iter(range(1000))
+@pytest.mark.parametrize("epoch_n, earlier", [(2, False), (1, True)])
+def test_killed_between_any_two_operations_on_files(tmp_path, monkeypatch, epoch_n, earlier):
+    hp = dataclasses.replace(HP, epoch_n=epoch_n)
+    unbroken = train(tmp_path / "unbroken", hp)
+    variables, _ = train(tmp_path / "earlier", OTHER)
+    refused = 0
+    for moment in itertools.count():
+        logdir = tmp_path / str(moment)
         if earlier:
             shutil.copytree(tmp_path / "earlier", logdir)
-
-        def pass_by(count=count, moment=moment):
-            if next(count) == moment:
-                raise Killed
-
-        def fatal(function, pass_by=pass_by):
-            def killing(*arguments, **named):
-                pass_by()
-                answer = function(*arguments, **named)
-                pass_by()
-                return answer
-
-            return killing
-
-        with monkeypatch.context() as patch:
-            for of, name in (
-                (ae.Path, "unlink"), (ae.Path, "write_text"), (ae.Path, "replace"),
-                (tf.train.Saver, "save"),
-            ):  # fmt: skip
-                patch.setattr(of, name, fatal(getattr(of, name)))
-            try:
-                two_epochs(logdir)
-                killed_at = False
-            except Killed:
-                pass
-        try:
-            check(two_epochs(logdir, resume=True), unbroken)
-        except ae.AutoEncoderError as e:  # the earlier run is there still, and whole
-            assert "seed 1, not 0" in str(e) and earlier == OTHER
-            check(two_epochs(logdir, earlier, resume=True), of_earlier)
-    assert moment > 10
-
-
-# ---- Interrupted ----
-
-
-def test_ctrl_c_goes_back_to_the_last_epoch(data_dir, data, tmp_path):
-    flags = [*LINEAR, "--epoch_n", 60, "--batch_size", 10, "--data_dir", data_dir, "--logdir"]
-    run = subprocess.Popen(
-        command_of([*flags, tmp_path / "run"]), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    for line in run.stdout:
-        if line.startswith("epoch: 7,"):
-            run.send_signal(signal.SIGINT)
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            kill_before(moment, patch)
+            train(logdir, hp)
             break
-    _, said = run.communicate()
-    again = "autoencoder.py: interrupted; --resume goes on after the last whole epoch\n"
-    assert (run.returncode, said.lstrip("\n")) == (130, again)
+        try:
+            assert train(logdir, hp, resume=True) == unbroken
+        except ae.AutoEncoderError as e:  # the earlier run is still there, and whole
+            assert "different seed" in str(e)
+            assert train(logdir, OTHER, resume=True)[0] == variables
+            refused += 1
+    assert moment > 10 and (0 < refused < moment) == earlier
+
+
+def child(logdir, connection):
+    def wait(epoch):
+        connection.send("an epoch is saved")
+        connection.recv()
+
+    train(logdir, LONG, resume=True, on_epoch=wait)
+
+
+def test_killed_at_random_moments(tmp_path, monkeypatch):
+    # A server that has imported TensorFlow forks each process.
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_checkpoints"])
+    rng = random.Random(0)
+    exit_codes = []
+    while 0 not in exit_codes:
+        connection, other_end = context.Pipe()
+        process = context.Process(target=child, args=(tmp_path / "run", other_end))
+        process.start()
+        other_end.close()
+        with contextlib.suppress(EOFError):  # the run is complete
+            connection.recv()
+            connection.send("go on")
+            time.sleep(rng.uniform(0, 0.1))  # an epoch takes about 0.05
+            process.kill()
+        process.join()
+        exit_codes.append(process.exitcode)
+        assert exit_codes[-1] in (0, -signal.SIGKILL)
+    assert len(exit_codes) > 6
+    assert outcome(tmp_path / "run") == train(tmp_path / "unbroken", LONG)
+
+
+def test_ctrl_c(small_dir, tmp_path):
+    flags = [*SMALL, "--epoch_n", 30, "--batch_size", 400, "--data_dir", small_dir, "--logdir"]
+    process = subprocess.Popen(
+        command_of([*flags, tmp_path / "run"]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
+    )
+    while not process.stdout.readline().startswith("epoch: 7,"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    error = process.communicate()[1].strip()
+    assert (process.returncode, error.count("\n")) == (130, 0)
+    assert "interrupted; --resume continues" in error
     assert typed(*flags, tmp_path / "run", "--resume") == 0
     assert typed(*flags, tmp_path / "unbroken") == 0
-    assert same(kept(tmp_path / "run", 60), kept(tmp_path / "unbroken", 60))
-    assert curves(tmp_path / "run") == curves(tmp_path / "unbroken")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "unbroken")
 
 
-# ---- What is kept, and replaced ----
-
-
-def names(logdir):
-    return sorted({path.name.split(".")[0] for path in (logdir / "checkpoints").iterdir()})
-
-
-def test_the_two_newest_epochs_are_kept(data, unbroken, tmp_path, monkeypatch):
-    seen, evaluate = [], ae.evaluate
-
-    def watched(*arguments):
-        seen.append(names(tmp_path) if seen else [])
-        return evaluate(*arguments)
-
-    monkeypatch.setattr(ae, "evaluate", watched)
-    train(data, tmp_path)
-    assert seen[2:] == [["epoch-1", "epoch-2", "run"], ["epoch-2", "epoch-3", "run"]]
-    assert names(tmp_path) == ["epoch-3", "epoch-4", "run"]
-    restored = kept(tmp_path, 4).values()
-    assert sorted(map(np.sum, restored)) == sorted(map(np.sum, unbroken[1]))
-
-
-def test_a_fresh_run_changes_nothing_of_an_earlier_one_before_the_end_of_its_first_epoch(
-    data, unbroken, tmp_path, monkeypatch, capsys
-):
-    train(data, tmp_path)
-    mine = [tmp_path / "notes.txt", tmp_path / "checkpoints" / "epoch-mine", tmp_path / "train" / "events.out.tfevents.mine"]  # fmt: skip
-    for path in mine:
-        path.write_text("a file of the user's")
-    before = files(tmp_path)
+def test_a_run_is_made_longer(tmp_path, capsys):
+    train(tmp_path / "run", resume=True)
+    assert f"no checkpoint in {tmp_path / 'run'}" in capsys.readouterr().out
+    longer = train(tmp_path / "run", LONG, resume=True)
+    assert longer == train(tmp_path / "unbroken", LONG)
+    assert [step for step, _ in longer[1]["train", "loss"]] == list(range(1, 13))
+    names = {path.name.split(".")[0] for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"checkpoint", "epoch-12", "run"}
     capsys.readouterr()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_in_epoch(1, patch)
-        train(data, tmp_path, OTHER)
-    said = capsys.readouterr().out
-    assert said == f"replacing the run in {tmp_path}: another logdir would keep it\n"
-    assert files(tmp_path) == before
-    check(train(data, tmp_path, resume=True), unbroken)
-    capsys.readouterr()
-    train(data, tmp_path, OTHER)
-    assert capsys.readouterr().out.startswith(said)
-    assert names(tmp_path) == ["epoch-3", "epoch-4", "epoch-mine", "run"]
-    assert len([*tmp_path.rglob("events.out.tfevents.*.autoencoder")]) == 3
-    assert {path.read_text() for path in mine} == {"a file of the user's"}
-    shutil.rmtree(tmp_path / "checkpoints")  # only curves are left: they are an earlier run, too
-    train(data, tmp_path, OTHER)
-    assert capsys.readouterr().out.startswith(said)
+    assert train(tmp_path / "run", LONG, resume=True) == longer
+    assert capsys.readouterr().out == "resumed after epoch 12\n"
 
 
-def test_a_run_in_another_runs_subfolder_is_kept(data, tmp_path):
-    train(data, tmp_path / "inner")
-    before = files(tmp_path)
-    train(data, tmp_path, OTHER)
-    assert {path: files(tmp_path)[path] for path in before} == before
-
-
-# ---- Gone on with ----
-
-
-def test_a_complete_run_is_evaluated_again_or_trains_longer(data_dir, data, tmp_path, capsys):
-    flags = [*LINEAR, "--batch_size", 30, "--data_dir", data_dir, "--logdir", tmp_path / "run"]
-    assert typed(*flags, "--epoch_n", 2, "--resume") == 0  # there is nothing yet: it begins
-    first = capsys.readouterr().out.splitlines()
-    assert typed(*flags, "--epoch_n", 2, "--resume") == 0
-    assert capsys.readouterr().out.splitlines() == [first[0], "resumed after epoch 2", *first[3:]]
-    assert typed(*flags, "--epoch_n", 4, "--resume") == 0
-    assert typed(*flags[:-1], tmp_path / "unbroken", "--epoch_n", 4) == 0
-    assert same(kept(tmp_path / "run", 4), kept(tmp_path / "unbroken", 4))
-    assert [step for step, _ in curves(tmp_path / "run")["train", "loss"]] == [1, 2, 3, 4]
-    assert [step for step, _ in curves(tmp_path / "run")["test", "loss"]] == [2, 4]
-
-
-REFUSED = {
-    "other hyperparameters": (
-        dict(batch_size=5, enc_n=(9,)), "enc_n [8, 6], not [9]; batch_size 30, not 5; graph "),
-    "fewer epochs": (dict(epoch_n=2), "epoch_n 4, not 2"),
-    "another schedule": (dict(schedule="cosine"), "schedule constant, not cosine"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("change", REFUSED)
-def test_another_run_is_refused_by_name(stopped, data, change):
-    changes, words = REFUSED[change]
-    before = files(stopped)
-    with pytest.raises(ae.AutoEncoderError) as error:
-        train(data, stopped, dataclasses.replace(HP, **changes), resume=True)
-    assert f"{stopped} has another run: {words}" in str(error.value)
-    assert files(stopped) == before
-
-
-def test_a_cosine_does_not_train_longer(data, tmp_path):
-    cosine = dataclasses.replace(HP, schedule="cosine", epoch_n=2)
-    train(data, tmp_path, cosine)
-    with pytest.raises(ae.AutoEncoderError) as error:
-        train(data, tmp_path, dataclasses.replace(cosine, epoch_n=4), resume=True)
-    assert str(error.value).endswith(
-        ": epoch_n 2, not 4; each step of a cosine depends on epoch_n; use another logdir"
-    )
-
-
-@pytest.mark.parametrize("part", ["train", "validation"])
-def test_other_images_are_refused(stopped, data, part):
-    pixels = getattr(data, part).pixels.copy()
+def test_another_run_is_refused_by_name(tmp_path):
+    pixels = PIXELS.copy()
     pixels[17, 3] ^= 1
-    other = data._replace(**{part: ae.DataSet(pixels, None)})
-    with pytest.raises(
-        ae.AutoEncoderError,
-        match="has another run: images [0-9]+, not [0-9]+; use another logdir$",
+    cosine = dataclasses.replace(HP, schedule="cosine")
+    for hp, changes, data, words in (
+        (HP, {"batch_size": 5, "enc_n": (9,)}, DATA, "different enc_n, batch_size, graph:"),
+        (HP, {"epoch_n": 1}, DATA, "different epoch_n:"),
+        (HP, {}, DATA._replace(train=ae.DataSet(pixels, None)), "different images:"),
+        (HP, {}, DATA._replace(validation=DATA.train), "different images:"),
+        (cosine, {"epoch_n": 4}, DATA, "different epoch_n:"),
     ):
-        train(other, stopped, resume=True)
+        train(tmp_path, hp)
+        before = files(tmp_path)
+        with pytest.raises(ae.AutoEncoderError, match=words):
+            train(tmp_path, dataclasses.replace(hp, **changes), data, resume=True)
+        assert files(tmp_path) == before
 
 
-def test_another_split_of_the_same_images_is_refused(stopped, data):
-    pixels = np.concatenate([data.validation.pixels, data.train.pixels])
-    other = data._replace(
-        train=ae.DataSet(pixels[20:], None), validation=ae.DataSet(pixels[:20], None)
-    )
-    with pytest.raises(
-        ae.AutoEncoderError,
-        match="has another run: images [0-9]+, not [0-9]+; use another logdir$",
-    ):
-        train(other, stopped, resume=True)
+def test_files_of_others_are_ignored_and_stay(tmp_path, capsys):
+    unbroken = train(tmp_path)
+    checkpoints = tmp_path / "checkpoints"
+    own = {*checkpoints.glob("epoch-2.*"), *tmp_path.rglob("*.autoencoder")}
+    train(tmp_path / "inner run")
+    (checkpoints / "epoch-9 old").mkdir()
+    for name in (".DS_Store", "epoch-1.index copy", "epoch-9 old/epoch-9.index", "epoch-mine"):
+        (checkpoints / name).write_text("of somebody else")
+    (tmp_path / "train" / "events.out.tfevents.1.mine").touch()
+    before = files(tmp_path)
+    assert train(tmp_path, resume=True) == unbroken
+    train(tmp_path, OTHER)
+    assert f"replacing the earlier run in {tmp_path}" in capsys.readouterr().out
+    after = files(tmp_path)
+    gone_or_changed = {path for path in before if before[path] != after.get(path)}
+    assert gone_or_changed == own | {checkpoints / "checkpoint", checkpoints / "run.json"}
 
 
-# ---- Damaged ----
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    train(tmp_path)
+    for end in ("index", "data-00000-of-00001"):
+        path = tmp_path / "checkpoints" / f"epoch-2.{end}"
+        content = path.read_bytes()
+        for position in (0, len(content) // 2, len(content) - 1):
+            damaged = bytearray(content)
+            damaged[position] ^= 16
+            path.write_bytes(damaged)
+            with pytest.raises(ae.AutoEncoderError, match="damaged: start over without resume"):
+                train(tmp_path, resume=True)
+            assert path.read_bytes() == damaged
+        path.write_bytes(content)
 
 
-@pytest.mark.parametrize("end", ["index", "data-00000-of-00001"])
-@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "deleted"])
-def test_a_damaged_newest_checkpoint_is_passed_over(
-    stopped, data, unbroken, tmp_path, capfd, end, damage
-):
-    for draw in map(random.Random, range(12 if damage in ("cut", "flipped") else 1)):
-        logdir = tmp_path / "copy"
-        shutil.rmtree(logdir, ignore_errors=True)
-        shutil.copytree(stopped, logdir)
-        path = logdir / "checkpoints" / f"epoch-3.{end}"
-        content = bytearray(path.read_bytes())
-        at = draw.randrange(len(content))
-        if damage == "flipped":
-            content[at] ^= 1 << draw.randrange(8)
-        path.write_bytes({"cut": content[:at], "flipped": content}.get(damage, b""))
-        if damage == "deleted":
-            path.unlink()
-        g = ae.build(HP)
-        with ae.start(g) as sess:
-            history = ae.restore(sess, g, data, logdir)
-        said = f"{logdir / 'checkpoints' / 'epoch-3'} is damaged; looking for an earlier one\n"
-        out, err = capfd.readouterr()
-        assert (out, err) == (said, "") and len(history) == 2
-    check(train(data, logdir, resume=True), unbroken)
-
-
-def test_where_none_is_intact_it_is_refused(stopped, data):
-    for path in (stopped / "checkpoints").glob("*.index"):
-        path.write_bytes(b"damaged")
-    before = files(stopped)
-    with pytest.raises(ae.AutoEncoderError, match="is intact: to begin anew, do not resume$"):
-        train(data, stopped, resume=True)
-    assert files(stopped) == before
-
-
-def test_damaged_json_is_refused_in_one_line(stopped, data):
-    path = stopped / "checkpoints" / "run.json"
+def test_a_damaged_run_json_is_refused(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "checkpoints" / "run.json"
     good = json.loads(path.read_text())
-    changes = [
-        {"history": 3}, {"history": [[1]]}, {"enc_n": [[8]]}, {"Z_n": "3"},
-        {"schedule": None}, {"seed": -1},
-    ]  # fmt: skip
-    texts = [json.dumps(good | change) for change in changes]
-    texts += [json.dumps({k: v for k, v in good.items() if k != name}) for name in good]
-    texts += ["", "null", "[]", "{", "7", '"x"', "\0", path.read_text()[:100]]
-    for text in texts:
+    texts = [json.dumps(good | change) for change in ({"history": 3}, {"Z_n": "3"}, {"seed": None})]
+    del good["init"]
+    for text in (*texts, json.dumps(good), "", "null", "{"):
         path.write_text(text)
-        before = files(stopped)
-        with pytest.raises(ae.AutoEncoderError) as error:
-            train(data, stopped, resume=True)
-        assert str(stopped) in str(error.value) and "\n" not in str(error.value)
-        assert files(stopped) == before
-    path.unlink()
-    with pytest.raises(ae.AutoEncoderError, match="run.json is damaged: .*No such file"):
-        train(data, stopped, resume=True)
+        with pytest.raises(ae.AutoEncoderError, match="run.json is damaged"):
+            train(tmp_path, resume=True)
 
 
-# ---- Out of space ----
-
-
-# Met first by an event file, run.json, a checkpoint's data, its index, and an event file again.
-@pytest.mark.parametrize("size", ["176k", "180k", "184k", "188k", "200k"])
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(data_dir, tmp_path, capfd, size):
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(small_dir, tmp_path, capfd, caplog):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
     if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
+        pytest.skip("mount is not allowed")
     try:
-        flags = [*LINEAR, "--batch_size", 10, "--data_dir", data_dir, "--logdir", disk / "run"]
-        assert typed(*flags, "--epoch_n", 60) == 2
-        error = capfd.readouterr().err
-        assert error.startswith("autoencoder.py: error: ") and error.count("\n") == 1
-        assert "No space left on device" in error
-        data, hp = ae.read_data_sets(data_dir), dataclasses.replace(HP, epoch_n=60, batch_size=10)
-        g = ae.build(hp)
-        with ae.start(g) as sess:
-            assert ae.restore(sess, g, data, disk / "run")
+        flags = [*SMALL, "--batch_size", 400, "--data_dir", small_dir, "--logdir", disk / "run"]
+        assert typed(*flags, "--epoch_n", 1) == 0
+        # The first that does not fit is an event file, run.json, or a file of the checkpoint.
+        for pages in range(8):
+            space = os.statvfs(disk)
+            (disk / "filler").write_bytes(bytes((space.f_bavail - pages) * space.f_bsize))
+            assert typed(*flags, "--epoch_n", 60, "--resume") == 2
+            error = capfd.readouterr().err
+            assert error.startswith("autoencoder.py: error: ") and error.count("\n") == 1
+            assert "No space left on device" in error
+            assert "tensorflow" not in {record.name for record in caplog.records}
+            assert outcome(disk / "run")
+            (disk / "filler").unlink()
     finally:
-        subprocess.run(["umount", disk], check=True)
-
-
-def test_a_folder_that_is_deleted_is_an_error(data, tmp_path, monkeypatch):
-    evaluate = ae.evaluate
-
-    def deleting(*arguments):
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        return evaluate(*arguments)
-
-    monkeypatch.setattr(ae, "evaluate", deleting)
-    with pytest.raises(FileNotFoundError, match=str(tmp_path / "run")):
-        train(data, tmp_path / "run")
+        subprocess.run(["umount", "--lazy", disk], check=True)
