@@ -263,6 +263,8 @@ def read_data_sets(data_dir=DATA_DIR, one_hot=False, reshape=True, validation_si
         n = min(5000, len(train.pixels) // 12)
         if n == 0:
             raise AutoEncoderError(f"{path}: at least 12 training images are needed")
+    if not 0 <= n < len(train.pixels):
+        raise AutoEncoderError(f"validation_size must be 0 to {len(train.pixels) - 1}, not {n}")
     if not reshape:
         train = DataSet(as_2d(train.pixels)[..., np.newaxis], train.labels)
         test = DataSet(as_2d(test.pixels)[..., np.newaxis], test.labels)
@@ -694,6 +696,8 @@ class Evaluation(NamedTuple):
 def evaluate(sess, g, images):
     """Evaluates the network on images (n, X_n), bytes or floats, in minibatches of batch_size, as in
     training. Returns an Evaluation."""
+    if len(images) == 0:
+        raise AutoEncoderError("there are no images to evaluate the network on")
     loss_sum, error, live = 0.0, 0.0, False
     for start in range(0, len(images), g.hp.batch_size):
         X = to_float(images[start : start + g.hp.batch_size])
@@ -971,7 +975,7 @@ def compile_loop(sess, g, pixels):
         zero_steps = {pixels_ph: zeros, rates_ph: np.zeros(steps_per_call), steps_ph: 0}
         sess.run(loss_sum, zero_steps)  # XLA compiles now, or fails
     except (AutoEncoderError, tf.errors.OpError, ValueError, TypeError) as e:
-        print(f"training with feed_loop, without XLA: {first_line(e):.100}")
+        print(f"training with feed_loop, without XLA: {first_line(e):.200}")
         return feed_loop
 
     def compiled_loop(sess, g, pixels, epoch):
@@ -1014,7 +1018,10 @@ def _loop_graph(g, dtype):
         raise ValueError("its convolutions are slow on a CPU")
     names = {f"{node.name}:0" for node in step_def.node}
     variables = variable_handles()
-    constants = {tensor.name: value for tensor, value in g.training_feed.items()}
+    constants = {
+        tensor.name: np.asarray(value, tensor.dtype.as_numpy_dtype)
+        for tensor, value in g.training_feed.items()
+    }
     pixels_ph = tf.placeholder(dtype, [None, hp.X_n])
     rates_ph = tf.placeholder(tf.float32, [None])
     steps_ph = tf.placeholder(tf.int32, [])
