@@ -25,9 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 SIZES = [784, 500, 300, 20, 300, 500, 784]
 ROUNDS, STEPS = 5, 550
-# A product of (n, m) and (m, k) takes 2 n m k operations. Each layer has three products, except the
-# first, which has two, because its input needs no gradient.
-GFLOP = 2 * 100 * (3 * sum(n * m for n, m in zip(SIZES, SIZES[1:])) - SIZES[0] * SIZES[1]) / 1e9
 
 
 def weights():
@@ -214,47 +211,6 @@ def torch_compile():
     return _torch(compiled=True)
 
 
-def matrix_rate():
-    """GFLOP/s of products of large matrices, the best of NumPy and PyTorch."""
-    import torch
-
-    n, best = 2048, 0.0
-    a, b = np.ones((2, n, n), np.float32)
-    for product in (np.matmul, lambda a, b: torch.mm(torch.from_numpy(a), torch.from_numpy(b))):
-        for _ in range(10):
-            begin = time.perf_counter()
-            product(a, b)
-            best = max(best, 2 * n**3 / (time.perf_counter() - begin) / 1e9)
-    return best, [float("nan")] * 2
-
-
-def floor():
-    """Only the matrix products of a step and one fused pass of Adam, by PyTorch: no training."""
-    import torch
-
-    torch.set_flush_denormal(True)
-    w = [torch.nn.Parameter(torch.from_numpy(x)) for x in weights()]
-    for x in w:
-        x.grad = torch.randn_like(x)
-    adam = torch.optim.Adam(w, fused=True)
-    h, d = ([torch.randn(100, n) for n in SIZES] for _ in range(2))
-    out, back = ([torch.empty(100, n) for n in SIZES] for _ in range(2))
-
-    @torch.no_grad()
-    def train_epoch(epoch):
-        for _ in range(STEPS):
-            for i in range(6):
-                torch.mm(h[i], w[2 * i], out=out[i + 1])
-            for i in range(5, -1, -1):
-                torch.mm(h[i].t(), d[i + 1], out=w[2 * i].grad)
-                if i:
-                    torch.mm(d[i + 1], w[2 * i].t(), out=back[i])
-            adam.step()
-        return float("nan")
-
-    return timed(train_epoch)
-
-
 WAYS = {
     "this project": lambda: tensorflow(compiled_loop),
     "the tutorial's cell, two calls per step": lambda: tensorflow(tutorial_loop),
@@ -263,11 +219,10 @@ WAYS = {
     "JAX, jit and scan": jax_scan,
     "PyTorch, eager, fused Adam": torch_eager,
     "PyTorch, torch.compile, fused Adam": torch_compile,
-    "only products and Adam, by PyTorch": floor,
 }
 CHANGED = {"a third layer": third_layer, "cross entropy": cross_entropy, "RMSProp": rmsprop}
 LOOPS = {"compiled": compiled_loop, "feed_loop": feed_loop}
-ALL = WAYS | {"matrix rate": matrix_rate}
+ALL = dict(WAYS)
 for graph, change in CHANGED.items():
     for loop, make_loop in LOOPS.items():
         ALL[f"{graph}, {loop}"] = functools.partial(tensorflow, make_loop, change)
@@ -298,28 +253,23 @@ def main():
             )
             run = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True)
             if run.returncode:
-                said = run.stderr.strip() or f"exit status {run.returncode}"
-                missing[name] = said.splitlines()[-1]
+                error = run.stderr.strip() or f"exit status {run.returncode}"
+                missing[name] = error.splitlines()[-1]
                 continue
             figure, losses[name] = json.loads(run.stdout.split("RESULT ")[1])
             times.setdefault(name, []).append(figure)
     print(f"\r{'':60}\r", end="", file=sys.stderr)
-    best = max(times.get("matrix rate", [float("nan")]))
-    print(f"matrix products of a step: {1000 * GFLOP:.0f} MFLOP; matrix rate: {best:.0f} GFLOP/s\n")
-    print("| | ms per step: median (min to max) | this project's / its | share of rate | loss |")
-    print("|---|---|---|---|---|")
+    print("\n| | ms per step: median (min to max) | this project's / its | loss |")
+    print("|---|---|---|---|")
     reference = statistics.median(times["this project"])
     for name in WAYS:
         if name in missing:
-            print(f"| {name} | did not run: {missing[name]} | | | |")
+            print(f"| {name} | did not run: {missing[name]} | | |")
             continue
         median, loss = statistics.median(times[name]), losses[name][1]
         off = abs(loss / losses["this project"][1] - 1) > 0.1
-        note = "" if loss != loss else f"{loss:.0f}{' (differs)' if off else ''}"
-        share = 1000 * GFLOP / median / best
-        print(
-            f"| {name} | {spread(times[name])} | {reference / median:.2f} | {share:.0%} | {note} |"
-        )
+        note = f"{loss:.0f}{' (differs)' if off else ''}"
+        print(f"| {name} | {spread(times[name])} | {reference / median:.2f} | {note} |")
     print("\n| graph | compiled: ms per step | feed_loop | compiled / feed_loop |")
     print("|---|---|---|---|")
     for graph in CHANGED:
