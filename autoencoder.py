@@ -295,7 +295,8 @@ def make_data_set(images, labels, name):
     elif 0 <= low and high <= 255 and pixels.dtype.kind != "f":
         pixels = pixels.astype(np.uint8, copy=False)
     else:
-        raise AutoEncoderError(f"{name} must be {expected}, not {images.dtype} {low} to {high}")
+        found = f"{images.dtype} from {low} to {high}"
+        raise AutoEncoderError(f"{name} must be {expected}, not {found}")
     if labels is not None:
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
