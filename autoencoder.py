@@ -648,7 +648,7 @@ def restore(sess, g, data, logdir, saver):
 
 
 def read_run(logdir):
-    """Reads run.json. Returns the HParams of the run, and a dict of all that the file has."""
+    """Reads run.json. Returns the HParams of the run, and the contents of the file as a dict."""
     path = Path(logdir, "checkpoints", "run.json")
     try:
         saved = json.loads(path.read_text())

@@ -26,7 +26,7 @@ needs_browser = pytest.mark.skipif(not BROWSER, reason="needs chromium and chrom
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """The tests of a file run in one process, and so do all that use the main job."""
+    """The tests of a file run in one process, and so do those that use the main job."""
     for item in items:
         group = "main job" if "main_job" in item.fixturenames else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))

@@ -46,7 +46,7 @@ def outcome(logdir):
 
 
 def kill_before(moment, patch):
-    """Raises an error in the place of the moment-th operation on files, and of all that follow."""
+    """Raises an error in place of the moment-th operation on files and of all later ones."""
     moments = itertools.count()
 
     def mortal(operation):
