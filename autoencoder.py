@@ -98,10 +98,10 @@ class Diverged(AutoEncoderError):
 # ---- Hyperparameters -----------------------------------------------------------------------------
 
 
-def _field(default, help, choices=(), minimum=1):
-    """A field of HParams, which is also a flag. The default determines its type: a positive float,
-    an int of at least `minimum`, a tuple of such ints, or a str among `choices`."""
-    metadata = {"help": help, "choices": choices, "minimum": minimum}
+def _field(default, help, choices=(), minimum=1, interval=(0, math.inf)):
+    """A field of HParams, which is also a flag. The default determines its type: a float in an
+    interval, an int of at least `minimum`, a tuple of such ints, or a str among `choices`."""
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "interval": interval}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -116,10 +116,14 @@ class HParams:
     activation: str = _field("relu", "activation of the hidden layers", ("relu", "swish"))
     Z_activation: str = _field("relu", "activation of Z", ("relu", "linear"))
     init: str = _field("normal", "initialization of weights and biases", ("normal", "he", "glorot"))
+    G_bias: float = _field(0.0, "initial bias of G", interval=(-100, 100))
     epoch_n: int = _field(10, "passes over the training images")
     batch_size: int = _field(100, "images in a minibatch")
     learning_rate: float = _field(0.001, "Adam's learning rate")
-    schedule: str = _field("constant", "how the learning rate changes", ("constant", "cosine"))
+    schedule: str = _field(
+        "constant", "how the learning rate changes", ("constant", "linear", "cosine")
+    )
+    weight_decay: float = _field(0.0, "AdamW's decay of the weights")
     seed: int = _field(
         0, "random seed of the initial weights and of the order of the images", minimum=0
     )
@@ -141,9 +145,10 @@ def _checked(field, value):
         ok = isinstance(value, (tuple, list)) and all(_is_integer(v, minimum) for v in value)
         value = tuple(map(int, value)) if ok else value
     elif isinstance(field.default, float):
-        expected = "a positive number"
+        low, high = field.metadata["interval"]
+        expected = f"a number of at least {low} and less than {high}"
         is_number = isinstance(value, (int, float, np.integer, np.floating))
-        ok = is_number and not isinstance(value, bool) and 0 < value < math.inf
+        ok = is_number and not isinstance(value, bool) and low <= value < high
         value = float(value) if ok else value
     else:
         expected = f"an integer of at least {minimum}"
@@ -373,13 +378,10 @@ ACTIVATIONS = {
     "linear": tf.identity,
     "sigmoid": tf.sigmoid,
 }
-INITIALIZERS = {  # of weights, of biases
-    "normal": (
-        tf.truncated_normal_initializer(stddev=0.1),
-        tf.truncated_normal_initializer(stddev=0.1),
-    ),
-    "he": (tf.initializers.he_normal(), tf.zeros_initializer()),
-    "glorot": (tf.initializers.glorot_normal(), tf.zeros_initializer()),
+INITIALIZERS = {  # of weights
+    "normal": tf.truncated_normal_initializer(stddev=0.1),
+    "he": tf.initializers.he_normal(),
+    "glorot": tf.initializers.glorot_normal(),
 }
 
 
@@ -404,12 +406,18 @@ def decode(Z, hp):
     with tf.name_scope("Decoder"):
         for i, n in enumerate(hp.dec_n):
             h = layer(h, n, hp.activation, f"Layer{i + 1:02d}", hp)
-    return layer(h, hp.X_n, "sigmoid", "G", hp)
+    return layer(h, hp.X_n, "sigmoid", "G", hp, hp.G_bias)
 
 
-def layer(x, n, activation, scope, hp):
-    """A fully connected layer, activation(x w + b). x: (batch, m) -> (batch, n)"""
-    weights, biases = INITIALIZERS[hp.init]
+def layer(x, n, activation, scope, hp, bias=0.0):
+    """A fully connected layer, activation(x w + b). x: (batch, m) -> (batch, n)
+
+    bias: the initial value of b. The tutorial's initialization is random around it.
+    """
+    weights = INITIALIZERS[hp.init]
+    biases = tf.constant_initializer(bias)
+    if hp.init == "normal":
+        biases = tf.truncated_normal_initializer(bias, stddev=0.1)
     with tf.name_scope(scope):
         # Resource variables also after tf.disable_v2_behavior(), because compile_loop needs them.
         w = tf.Variable(weights([x.shape[1], n]), name="w", use_resource=True)
@@ -427,7 +435,14 @@ def training(loss, hp):
     """Returns Adam's training operation, and the placeholder of its learning rate."""
     with tf.name_scope("training"):
         rate = tf.placeholder_with_default(hp.learning_rate, [], "learning_rate")
-        return tf.train.AdamOptimizer(rate).minimize(loss), rate
+        opt = tf.train.AdamOptimizer(rate).minimize(loss)
+        if hp.weight_decay:
+            # Apart from the gradient, as in AdamW, which TensorFlow 1 had in tf.contrib: each step
+            # makes the weights smaller by the share rate * weight_decay.
+            weights = [v for v in tf.trainable_variables() if len(v.shape) == 2]
+            with tf.control_dependencies([opt]):
+                opt = tf.group(*[w.assign_sub(rate * hp.weight_decay * w) for w in weights])
+        return opt, rate
 
 
 def build(hp):
@@ -566,7 +581,10 @@ def learning_rates(hp, epoch, n):
     if hp.schedule == "constant":
         return np.full(steps, hp.learning_rate, np.float32)
     progress = (epoch - 1 + np.arange(steps) / steps) / hp.epoch_n
-    rates = hp.learning_rate * (1 + np.cos(np.pi * progress)) / 2
+    if hp.schedule == "linear":
+        rates = hp.learning_rate * (1 - progress)
+    else:
+        rates = hp.learning_rate * (1 + np.cos(np.pi * progress)) / 2
     return rates.astype(np.float32)
 
 

@@ -11,48 +11,48 @@
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 import autoencoder as ae
-from beyond.anomaly import detector
+from beyond.anomaly import SCORE, detector
 from beyond.common import load_run
-from beyond.pca import nearest_in_graph
 
 tf = ae.tf
 
 
-def export(sess, g, folder, normal):
-    """Writes the SavedModel into a new folder. normal: a Detector of beyond.anomaly
+def export(sess, g, folder, detector):
+    """Writes the SavedModel into a new folder. detector: a Detector of beyond.anomaly, in the graph
+    of g.
 
     Weights stay variables: for constants, TensorFlow has other kernels, which round differently.
+    Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.
     """
-    forward = ae.step_graph_def(g, g.Z.op, g.G.op)
-    names = {f"{node.name}:0" for node in forward.node}
+    outputs = [g.Z, g.G, detector.scores["error"], detector.scores[SCORE]]
+    forward = ae.step_graph_def(g, *(tensor.op for tensor in outputs))
+    needed = {f"{node.name}:0" for node in forward.node}
     with g.X.graph.as_default():
-        ae.variable_handles()  # raises AutoEncoderError if there are variables without a handle
-        weights = [v for v in tf.global_variables() if v.handle.name in names]
+        handles = ae.variable_handles()
+        weights = [v for v in tf.global_variables() if v.handle.name in needed]
+    values = dict(zip([v.handle.name for v in weights], sess.run(weights)))
     with tf.Graph().as_default() as graph:
-        values = {v.handle.name: sess.run(v) for v in weights}
-        handles = {
-            name: tf.Variable(value, use_resource=True).handle for name, value in values.items()
-        }
-        X, Z, G = tf.import_graph_def(forward, handles, [g.X.name, g.Z.name, g.G.name])
-        error = tf.reduce_sum((G - X) ** 2, 1) / 2
-        codes = tf.constant(normal.codes)
-        _, distances = nearest_in_graph(Z, codes, min(5, len(normal.codes)))
-        score = error * (1 + tf.reduce_mean(distances, 1))
-        images, detected = {"images": X}, {"score": score, "flag": score > normal.threshold}
+        inputs = {name: tf.Variable(v, use_resource=True).handle for name, v in values.items()}
+        names = [g.X.name, *(tensor.name for tensor in outputs)]
+        X, Z, G, error, score = tf.import_graph_def(forward, inputs, names, name="")
+        images = {"images": X}
+        flag = score > detector.threshold
         signature = tf.saved_model.predict_signature_def
         signatures = {
             "encode": signature(images, {"Z": Z}),
             "decode": signature({"Z": Z}, {"G": G}),
             "reconstruct": signature(images, {"G": G, "error": error}),
-            "detect": signature(images, detected),
+            "detect": signature(images, {"score": score, "flag": flag}),
         }
-    with tf.Session(graph=graph, config=ae.session_config()) as export_sess:
-        export_sess.run(tf.global_variables_initializer())
-        builder = tf.saved_model.Builder(str(folder))
-        builder.add_meta_graph_and_variables(export_sess, [tf.saved_model.SERVING], signatures)
-        builder.save()
+        with tf.Session(config=ae.session_config()) as export_sess:
+            export_sess.run(tf.global_variables_initializer())
+            builder = tf.saved_model.Builder(str(folder))
+            builder.add_meta_graph_and_variables(export_sess, [tf.saved_model.SERVING], signatures)
+            builder.save()
 
 
 def main(args):
@@ -60,8 +60,14 @@ def main(args):
     decode, reconstruct and detect, for programs that have TensorFlow but not this project."""
     if args.output.exists():
         raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
+    if "[" in str(args.output):
+        raise ae.AutoEncoderError(f"{args.output}: TensorFlow cannot open a path with [")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
-        export(sess, g, args.output, detector(sess, g, data))
+        # Written elsewhere and renamed, so that the output is complete or not there.
+        with tempfile.TemporaryDirectory(dir=args.output.parent) as folder:
+            export(sess, g, Path(folder, "model"), detector(sess, g, data))
+            Path(folder, "model").rename(args.output)
     print(f"SavedModel: {args.output}")
 
 

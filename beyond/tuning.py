@@ -1,13 +1,16 @@
-"""The tutorial's eight steps, which it describes and leaves out.
+"""The tutorial's eight steps, which it describes and leaves out, by Optuna.
 
     python -m beyond.tuning --help
 
 Train; evaluate on validation images; adjust the hyperparameters; train; evaluate; keep the better
 of the two; repeat; and then evaluate the best on the test images, once.
 
-A trial is one combination of the values in a space, {name of a hyperparameter: values}. Trial k has
-the same hyperparameters in every process, and writes its results into a folder of its own. So a
-search can be stopped and continued, and shared out over machines that share the folder.
+A trial is a training with hyperparameters that Optuna's TPE sampler suggests: at random in the
+first ten trials, and then by the results of the earlier ones. A trial is pruned, that is, stopped,
+if its validation loss is above the median of the others after as many epochs.
+
+The study is kept in logdir/journal.log. The same command continues it. Run at the same time in
+several processes, or on several machines that share the folder, it shares the trials among them.
 """
 
 import dataclasses
@@ -15,131 +18,175 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
+import optuna
+from matplotlib.figure import Figure
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 import autoencoder as ae
-from beyond.common import format_table
+from beyond.common import format_table, load_run, one_line_progress
 
+# The hyperparameters to search. All others have the recipe's values.
 SPACE = {
-    "activation": ("relu", "swish"),
-    "Z_activation": ("relu", "linear"),
-    "init": ("normal", "he", "glorot"),
-    "batch_size": (50, 100),
-    "learning_rate": (0.001, 0.002, 0.004),
-    "schedule": ("constant", "cosine"),
+    "activation": CategoricalDistribution(["relu", "swish"]),
+    "Z_activation": CategoricalDistribution(["relu", "linear"]),
+    "init": CategoricalDistribution(["normal", "he", "glorot"]),
+    "G_bias": FloatDistribution(-4, 0),
+    "batch_size": CategoricalDistribution([50, 100]),
+    "learning_rate": FloatDistribution(5e-4, 1e-2, log=True),
+    "schedule": CategoricalDistribution(["constant", "linear", "cosine"]),
+    "weight_decay": FloatDistribution(0.01, 0.3, log=True),
 }
 
-
-class Trial(NamedTuple):
-    hp: ae.HParams
-    validation_loss: float  # for 100 images, after the last epoch; infinity: training diverged
-    live: int  # latent variables that are not 0 for every validation image
+# A trial whose process was stopped is in another state. It does not count: another replaces it.
+FINISHED = [TrialState.COMPLETE, TrialState.PRUNED]
 
 
 def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
-    """Runs trial 0, 1, ..., at most as many as the space has combinations. Those that are complete
-    in logdir are read, and not run again. Then evaluates the best trial on the test images.
+    """Runs trials until the study in logdir has as many that are complete or pruned.
 
-    -> {number: Trial}, the best first; and the best one's Evaluation on the test images.
-    Raises AutoEncoderError if logdir has trials of another search, or if all trials diverged.
+    data: DataSets; base: the HParams that the space does not have; space: {name of a hyperparameter:
+    optuna distribution}. Returns the optuna.Study. Raises AutoEncoderError if the study in logdir is
+    of another data_dir, or has other hyperparameters; or if no trial is complete.
     """
-    if trials < 1:
-        raise ae.AutoEncoderError(f"--trials must be an integer of at least 1, not {trials}")
-    numbers = range(min(trials, combinations(space)))
-    for number in numbers:
-        trial_hparams(number, base, space)  # checks all values before the first training
-    finished = {}
-    for number in numbers:
-        finished[number] = run_trial(data, logdir, number, base, space)
-        finished = dict(sorted(finished.items(), key=lambda item: item[1].validation_loss))
-        best, (_, loss, _) = next(iter(finished.items()))
-        count = f"{len(finished)} of {len(numbers)}"
-        print(f"{count}, best so far: trial {best}, validation loss {loss:.3f}")
-    if math.isinf(loss):
-        raise ae.AutoEncoderError("all trials diverged: try smaller values of learning_rate")
-    g = ae.build(finished[best].hp)
-    with ae.start_session(g) as sess:
-        ae.train(sess, g, data, trial_dir(logdir, best), resume=True)  # complete: it is only read
-        evaluation = ae.evaluate(sess, g, data.test.pixels)
-    return finished, evaluation
-
-
-def run_trial(data, logdir, number, base=ae.RECIPES["tutorial"], space=SPACE):
-    """Trains with trial_hparams(number, ...) and evaluates on the validation images. -> Trial
-
-    A trial that was stopped is continued. A complete one is not run again.
-    """
-    hp = trial_hparams(number, base, space)
-    print(f"trial {number}: {', '.join(f'{name} {getattr(hp, name)}' for name in space)}")
-    g = ae.build(hp)
-    with ae.start_session(g) as sess:
+    study = open_study(data, logdir, base, space)
+    while len(study.get_trials(states=FINISHED)) < trials:
+        trial = study.ask(space)
+        params = ", ".join(f"{name} {formatted(v)}" for name, v in trial.params.items())
+        print(f"trial {trial.number}: {params}", flush=True)
         try:
-            last = ae.train(sess, g, data, trial_dir(logdir, number), resume=True)[-1]
-            return Trial(hp, last.validation_loss, last.live)
-        except ae.Diverged as e:
+            loss = validation_loss(trial, data, trial_dir(logdir, trial), base)
+            study.tell(trial, loss)
+            best = study.best_trial
+            print(f"validation loss: {loss:.3f}; best: trial {best.number}, {best.value:.3f}")
+        except (optuna.TrialPruned, ae.Diverged) as e:
+            study.tell(trial, state=TrialState.PRUNED)
             print(e)
-            return Trial(hp, math.inf, 0)
+    if not study.get_trials(states=[TrialState.COMPLETE]):
+        raise ae.AutoEncoderError("no trial is complete: all diverged, or --trials is too small")
+    return study
 
 
-def trial_hparams(number, base, space):
-    """The hyperparameters of trial 0, 1, ...: a combination of values of the space, and `base` for
-    the rest. The combinations are in an order that base.seed determines, and none occurs twice: as
-    many trials as there are combinations are a grid search."""
-    n = combinations(space)
-    if not 0 <= number < n:
-        raise ae.AutoEncoderError(f"there is no trial {number}, only 0 to {n - 1}")
-    combination = np.random.default_rng(base.seed).permutation(n)[number]
-    indices = np.unravel_index(combination, [len(values) for values in space.values()])
-    chosen = {name: values[i] for (name, values), i in zip(space.items(), indices)}
-    return dataclasses.replace(base, **chosen)
+def open_study(data, logdir, base, space):
+    """Returns the optuna.Study that is kept in logdir. Creates it if there is none."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    Path(logdir).mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(Path(logdir, "journal.log"))))
+    pruner = optuna.pruners.MedianPruner(n_warmup_steps=2)
+    study = optuna.create_study(
+        storage=storage, pruner=pruner, study_name="tuning", load_if_exists=True
+    )
+    # A search by one process without a stop is the same each time. Others draw at random, because
+    # processes with one seed would draw the same trials.
+    seed = None if study.trials else base.seed
+    study.sampler = optuna.samplers.TPESampler(constant_liar=True, seed=seed)
+    fixed = {name: v for name, v in dataclasses.asdict(base).items() if name not in space}
+    settings = json.loads(json.dumps(fixed | {"data_dir": str(data.path)}))
+    earlier = study.user_attrs.get("settings", settings)
+    if earlier != settings:
+        changed = [name for name in earlier | settings if earlier.get(name) != settings.get(name)]
+        names = ", ".join(changed)
+        raise ae.AutoEncoderError(f"{logdir} has a search with other {names}: use another logdir")
+    study.set_user_attr("settings", settings)
+    return study
 
 
-def combinations(space):
-    """The number of combinations in a space. Raises AutoEncoderError if it is not a space."""
-    names = {field.name for field in dataclasses.fields(ae.HParams)} - {"X_n"}
-    ok = isinstance(space, dict) and space.keys() <= names
-    if not ok or not all(isinstance(v, (list, tuple)) and v for v in space.values()):
-        expected = "a space has names of hyperparameters and lists of values"
-        raise ae.AutoEncoderError(f"{expected}, not {space}")
-    return math.prod(map(len, space.values()))
+def validation_loss(trial, data, logdir, base):
+    """Trains with the hyperparameters of a trial. Returns the validation loss after the last epoch.
+    Raises optuna.TrialPruned if the trial is worse than others before, Diverged as train does."""
+
+    def report(epoch):
+        trial.report(epoch.validation_loss, epoch.epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned(f"pruned after epoch {epoch.epoch}")
+
+    g = ae.build(dataclasses.replace(base, **trial.params))
+    with one_line_progress(), ae.start_session(g) as sess:
+        history = ae.train(sess, g, data, logdir, on_epoch=report)
+    return history[-1].validation_loss
 
 
-def trial_dir(logdir, number):
-    return Path(logdir, f"trial-{number:03d}")
+def trial_dir(logdir, trial):
+    return Path(logdir, f"trial-{trial.number:03d}")
 
 
-def tuning_table(trials, space=SPACE):
-    """A table, as text. trials: {number: Trial}, the best first"""
-    rows = [
-        [number, f"{t.validation_loss:.1f}", t.live, *(getattr(t.hp, name) for name in space)]
-        for number, t in trials.items()
-    ]
-    return format_table(["trial", "validation loss", "live", *space], *rows)
+def formatted(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def complete_trials(study):
+    """Returns the complete trials, the best first."""
+    trials = study.get_trials(states=[TrialState.COMPLETE])
+    return sorted(trials, key=lambda trial: trial.value)
+
+
+def trials_table(study):
+    """Returns a table of the complete trials, the best first, as text."""
+    trials = complete_trials(study)
+    names = list(trials[0].params)
+    rows = []
+    for trial in trials:
+        params = [formatted(trial.params[name]) for name in names]
+        rows.append([trial.number, f"{trial.value:.1f}", *params])
+    return format_table(["trial", "validation loss", *names], *rows)
+
+
+def plot_trials(study):
+    """Draws the validation loss of the complete trials against each hyperparameter. Later trials are
+    darker. Returns a Figure.
+
+    optuna.visualization.matplotlib.plot_slice has all axes in one row, too wide for eight.
+    """
+    trials = sorted(complete_trials(study), key=lambda trial: trial.number)
+    losses = [trial.value for trial in trials]
+    columns = min(4, len(trials[0].params))
+    rows = math.ceil(len(trials[0].params) / columns)
+    figure = Figure(figsize=(2.2 * columns + 0.5, 2.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(trials[0].params) :]:
+        axes.set_axis_off()
+    for axes, (name, distribution) in zip(grid.flat, trials[0].distributions.items()):
+        values = [trial.params[name] for trial in trials]
+        if isinstance(distribution, CategoricalDistribution):
+            choices = distribution.choices
+            values = [choices.index(value) for value in values]
+            axes.set_xticks(range(len(choices)), map(formatted, choices))
+            axes.set_xlim(-0.5, len(choices) - 0.5)
+        elif distribution.log:
+            axes.set_xscale("log")
+        axes.scatter(values, losses, c=range(len(trials)), cmap="Blues", vmin=-len(trials), s=20)
+        axes.set(xlabel=name, yscale="log")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("validation loss")
+    return figure
 
 
 def main(args):
     """Searches for better hyperparameters, judged on validation images; then evaluates the best
-    trial, and only that, on the test images. Continues a search that was stopped."""
+    trial, and only that, on the test images. Continues a search that was stopped. A hyperparameter
+    that is given as a flag is not searched."""
     data = ae.read_data_sets(args.data_dir)
-    base, space = ae.hparams_from_args(args, data), args.space
+    space = {name: values for name, values in SPACE.items() if name not in args}
     print(f"device: {ae.device()}")
-    if args.trial is not None:
-        run_trial(data, args.logdir, args.trial, base, space)
-        return
-    trials, evaluation = tune(data, args.logdir, args.trials, base, space)
-    print(tuning_table(trials, space))
-    print(f"trial {next(iter(trials))} on the test images: {evaluation}")
+    study = tune(data, args.logdir, args.trials, ae.hparams_from_args(args, data), space)
+    print(trials_table(study))
+    pruned = len(study.get_trials(states=[TrialState.PRUNED]))
+    print(f"pruned: {pruned} trials")
+    figure = plot_trials(study)
+    figure.savefig(args.logdir / "trials.png", dpi=100)
+    print(f"validation loss against each hyperparameter: {args.logdir / 'trials.png'}")
+    best = study.best_trial
+    with load_run(trial_dir(args.logdir, best), args.data_dir) as (sess, g, data):
+        print(f"trial {best.number} on the test images: {ae.evaluate(sess, g, data.test.pixels)}")
     print(f"all trials: tensorboard --logdir {args.logdir}")
 
 
 if __name__ == "__main__":
     parser = ae.Parser("python -m beyond.tuning", main.__doc__, "logs/tuning")
     ae.add_hparams(parser)
-    group = parser.add_argument_group("search")
-    group.add_argument("--trials", type=int, default=20, metavar="N", help="how many (default: 20)")
-    group.add_argument("--trial", type=int, metavar="K", help="run trial K alone: 0, 1, ...")
-    help = "the values to try, as JSON (default: %(default)s)"
-    group.add_argument("--space", type=json.loads, default=json.dumps(SPACE), help=help)
+    help = "trials of the search, those of earlier commands included (default: %(default)s)"
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help=help)
     sys.exit(ae.run_command(main, parser, hint="; the same command continues"))
