@@ -1093,15 +1093,18 @@ def step_graph_def(g, *operations):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with --data_dir and --logdir, for this script and those of beyond/."""
+    """A parser for this script and those of beyond/, with --data_dir and --logdir if a logdir is
+    given."""
 
-    def __init__(self, prog, description, logdir, data_dir=DATA_DIR):
+    def __init__(self, prog, description, logdir=None, data_dir=DATA_DIR):
         super().__init__(
             prog,
             description=description,
             allow_abbrev=False,
             conflict_handler="resolve",  # beyond/ defines some flags of hyperparameters anew
         )
+        if logdir is None:
+            return
         data_default = "that of the run" if data_dir is None else "MNIST_data"
         data_help = f"folder of IDX files, or .npz file (default: {data_default})"
         self.add_argument("--data_dir", type=user_path, default=data_dir, help=data_help)

@@ -48,6 +48,7 @@ def detector(sess, g, data):
     session has learned. 5% of the validation images are above its threshold."""
     scores = add_scores(sess, g, data.train.pixels)
     normal = score_images(sess, g, scores, data.validation.pixels)[SCORE]
+    # The smallest score that at most 5% exceed.
     threshold = np.quantile(normal, 0.95, method="inverted_cdf")
     return Detector(scores, float(threshold))
 
@@ -84,6 +85,12 @@ def score_images(sess, g, scores, images):
     for pixels in in_batches(images, "scores"):
         batches.append(sess.run(scores, {g.X: ae.to_float(pixels)}))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in scores}
+
+
+def detect(sess, g, images, detector):
+    """Returns SCORE of images (n, X_n), and whether each is abnormal: scores (n,), flags (n,)."""
+    scores = score_images(sess, g, detector.scores, images)[SCORE]
+    return scores, scores > detector.threshold
 
 
 # ---- Experiments ---------------------------------------------------------------------------------

@@ -32,10 +32,10 @@ def export(sess, g, folder, detector):
     forward = ae.step_graph_def(g, *(tensor.op for tensor in outputs))
     needed = {f"{node.name}:0" for node in forward.node}
     with g.X.graph.as_default():
-        handles = ae.variable_handles()
+        ae.variable_handles()  # raises AutoEncoderError if there are variables without a handle
         weights = [v for v in tf.global_variables() if v.handle.name in needed]
     values = dict(zip([v.handle.name for v in weights], sess.run(weights)))
-    with tf.Graph().as_default() as graph:
+    with tf.Graph().as_default():
         inputs = {name: tf.Variable(v, use_resource=True).handle for name, v in values.items()}
         names = [g.X.name, *(tensor.name for tensor in outputs)]
         X, Z, G, error, score = tf.import_graph_def(forward, inputs, names, name="")

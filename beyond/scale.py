@@ -63,8 +63,8 @@ def main():
                 arguments = ["--epoch_n", 1, *data, "--logdir", Path(folder, str(n))]
                 found["training", n].append(measured("autoencoder", *arguments))
             for n in SIZES:
-                arguments = ["--trained", Path(folder, "MNIST"), "--logdir", folder]
-                run = measured("beyond.anomaly", Path(folder, f"{n}.npy"), *arguments)
+                arguments = ["--logdir", Path(folder, "MNIST")]
+                run = measured("beyond.screen", Path(folder, f"{n}.npy"), *arguments)
                 found["screening", n].append(run)
             print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)

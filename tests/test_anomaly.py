@@ -1,11 +1,11 @@
-"""beyond.anomaly, against pairs, sorted distances and pictures that Pillow wrote."""
+"""beyond.anomaly, against NumPy's sums and sorted distances, and scikit-learn's AUROC."""
 
-import csv
 import re
 
 import numpy as np
 import pytest
-from PIL import Image
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
 
 import autoencoder as ae
 from beyond import anomaly
@@ -13,26 +13,40 @@ from beyond.common import load_run
 from conftest import SMALL, files, typed
 
 
-@pytest.mark.parametrize("levels", [3, 20, 10**6])  # many ties, some, none
-def test_auroc_is_the_share_of_ordered_pairs(levels):
-    rs = np.random.RandomState(0)
-    normal, abnormal = rs.randint(0, levels, 70), rs.randint(levels // 4, 2 * levels, 50)
-    pairs = [(a > n) + (a == n) / 2 for a in abnormal for n in normal]
-    assert anomaly.auroc(normal, abnormal) == pytest.approx(np.mean(pairs), abs=1e-12)
-
-
-def test_threshold_by_hand():
-    scores = np.random.RandomState(0).permutation(np.arange(1.0, 101))
-    assert anomaly.fit_threshold(scores) == 95  # 96 to 100 exceed it
-    ties = np.array([1.0] * 90 + [2.0] * 10)
-    assert anomaly.fit_threshold(ties) == 2  # 10 of 100 exceed 1
-
-
-def scores_by_numpy(sess, g, X, codes):
-    Z, G = sess.run([g.Z, g.G], {g.X: X})
+def scores_by_numpy(sess, g, X, normal):
+    """The four scores of images X, by formula. normal: the images whose Z are normal."""
+    Z, G, codes = sess.run(g.Z, {g.X: X}), sess.run(g.G, {g.X: X}), sess.run(g.Z, {g.X: normal})
     error = ((G.astype(np.float64) - X) ** 2).sum(axis=1) / 2
-    squares = ((Z[:, None].astype(np.float64) - codes) ** 2).sum(axis=2)
-    return error, error * (1 + np.sort(squares, axis=1)[:, :5].mean(axis=1))
+    relative_error = error / (1 + (X.astype(np.float64) ** 2).sum(axis=1))
+    distances, _ = NearestNeighbors(n_neighbors=5).fit(codes.astype(np.float64)).kneighbors(Z)
+    distance = (distances**2).mean(axis=1)
+    return {
+        "error": error,
+        "relative error": relative_error,
+        "distance": distance,
+        "relative error x distance": relative_error * distance**2,
+    }
+
+
+def test_scores_threshold_and_flags(model):
+    with load_run(model[0]) as (sess, g, data):
+        normal = data.train.images
+        X = np.tile(data.test.images, (11, 1))  # 1,100: two batches
+        X[0] = 0  # a black image has no ink to be relative to
+        detector = anomaly.detector(sess, g, data)
+        found = anomaly.score_images(sess, g, detector.scores, X)
+        scores, flags = anomaly.detect(sess, g, X, detector)
+        expected = scores_by_numpy(sess, g, X, normal)
+        of_validation = scores_by_numpy(sess, g, data.validation.images, normal)
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4 * values.mean())
+    assert np.array_equal(scores, found[anomaly.SCORE])
+    # Of 27 validation images, 1 is less than 5%, and 2 are more.
+    threshold = np.sort(of_validation[anomaly.SCORE])[-2]
+    assert detector.threshold == pytest.approx(threshold, rel=1e-3)
+    assert np.array_equal(flags, scores > detector.threshold)
+    assert 0 < flags.sum() < len(flags)
 
 
 @pytest.mark.parametrize("experiment", anomaly.EXPERIMENTS)
@@ -56,59 +70,46 @@ def test_experiments_train_on_normal_images(small_dir, tmp_path, monkeypatch, ca
     assert trained_on == expected[experiment]
     out, err = capfd.readouterr()
     assert err == ""
-    areas = np.array(re.findall(r"AUROC ([0-9.]+) \(error\) ([0-9.]+)", out), float)
-    means = re.search(r"mean AUROC +([0-9.]+) +([0-9.]+)", out).groups()
+    pattern = r"error ([0-9.]+), relative error ([0-9.]+), distance ([0-9.]+), .* ([0-9.]+)\n"
+    areas = np.array(re.findall(pattern, out), float)
+    means = out.splitlines()[-2].split()[2:]
     np.testing.assert_allclose(np.array(means, float), areas.mean(axis=0), atol=1e-4)
+    assert (tmp_path / "logs" / f"{experiment}.png").exists()
 
 
-def test_screening_a_folder_of_pictures(model, tmp_path, capfd):
-    images = np.random.RandomState(2).randint(0, 256, (15, 4, 4), np.uint8)
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    names = [f"{i:02d}, a comma.{('png', 'bmp', 'gif')[i % 3]}" for i in range(15)]
-    for name, image in zip(names, images):
-        Image.fromarray(image).save(folder / name)
-    Image.fromarray(np.zeros((3, 5), np.uint8)).save(folder / "wide.png")
-    (folder / "notes.txt").write_text("no picture")
-    with load_run(model[0]) as (sess, g, data):
-        codes = sess.run(g.Z, {g.X: data.train.images})
-        _, validation_scores = scores_by_numpy(sess, g, data.validation.images, codes)
-        X = images.reshape(15, 16) / np.float32(255)
-        error, expected = scores_by_numpy(sess, g, X, codes)
-        of_many = anomaly.anomaly_score(sess, g, np.tile(X, (70, 1)), codes)["error"]
-    np.testing.assert_allclose(of_many, np.tile(error, 70), rtol=1e-5)  # 1,050: two batches
-    threshold = np.sort(validation_scores)[-2]  # 1 of 27 is less than 5%, and 2 are more
-    command = [folder, "--trained", model[0], "--logdir", tmp_path / "logs"]
-    assert typed(*command, module="anomaly") == 0
-    with open(tmp_path / "logs" / "scores.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["file"] for row in rows] == names
-    np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-4)
-    assert [row["flag"] for row in rows] == [str(int(score > threshold)) for score in expected]
-    out = capfd.readouterr().out
-    assert f"with a score above {threshold:.4g}," in out
-    assert "notes.txt, wide.png" in out
-    assert (tmp_path / "logs" / "screened.png").exists()
+def test_one_label_against_the_others(small_dir):
+    data = ae.read_data_sets(small_dir)
+    for one, experiment in ((True, "one-normal"), (False, "one-abnormal")):
+        cases = list(anomaly.cases(experiment, data))
+        assert len(cases) == 10
+        for label, (train, normal, abnormal) in enumerate(cases):
+            is_normal = (data.test.labels == label) == one
+            assert np.array_equal(normal, data.test.pixels[is_normal])
+            assert np.array_equal(abnormal[f"label {label}"], data.test.pixels[~is_normal])
+            assert np.array_equal(train.labels == label, np.full(len(train.labels), one))
+            assert len(train.labels) == ((data.train.labels == label) == one).sum()
 
 
-def test_bad_input_is_one_line_and_status_2(model, tmp_path, capfd):
-    logdir, data_dir = model
-    np.save(tmp_path / "large.npy", np.zeros((3, 5, 5), np.uint8))
-    (tmp_path / "text.txt").write_text("no picture")
-    data = ae.read_data_sets(data_dir)
-    np.savez(tmp_path / "set.npz", x_train=data.train.pixels, x_test=data.test.pixels)
-    cases = [
-        ("none.png", [], "none.png"),
-        ("large.npy", [], "25 pixels, not 16"),
-        ("text.txt", [], "no picture of 4 x 4"),
-        ("text.txt", ["--trained", tmp_path / "none"], "no trained network"),
-        ("text.txt", ["--data_dir", tmp_path / "set.npz"], "different images"),
-    ]
-    before = files(tmp_path)
-    for name, arguments, phrase in cases:
-        command = [tmp_path / name, "--logdir", tmp_path / "logs", "--trained", logdir, *arguments]
-        assert typed(*command, module="anomaly") == 2
-        error = capfd.readouterr().err
-        assert phrase in error
-        assert error.count("\n") == 1
+def test_auroc_is_the_share_of_pairs_in_which_the_abnormal_image_has_the_greater_score():
+    truth, scores = anomaly.truth_and_scores(np.array([1, 2, 4]), np.array([3, 5]))
+    assert roc_auc_score(truth, scores) == pytest.approx(5 / 6)  # 3 > 1, 3 > 2, 5 > 1, 2 and 4
+
+
+def test_labels_that_make_no_experiment_are_refused_before_training(small_dir, tmp_path, capfd):
+    data = ae.read_data_sets(small_dir)
+    train, test = data.train, data.test
+    arrays = {"x_train": train.pixels, "x_test": test.pixels}
+    for name, y_train, y_test, phrase in (
+        ("missing", train.labels, np.minimum(test.labels, 8), "not have the same labels"),
+        ("single", 0 * train.labels, 0 * test.labels, "all images have the label 0"),
+        ("none", None, None, "no labels"),
+    ):
+        labels = {} if y_train is None else {"y_train": y_train, "y_test": y_test}
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, **arrays, **labels)
+        before = files(tmp_path)
+        assert typed("--data_dir", path, "--logdir", tmp_path / "logs", module="anomaly") == 2
+        out, err = capfd.readouterr()
+        assert phrase in err and err.count("\n") == 1
+        assert "epoch" not in out
         assert files(tmp_path) == before

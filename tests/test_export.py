@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
-from beyond import anomaly
+import autoencoder as ae
+from beyond import anomaly, export
 from beyond.common import load_run
-from conftest import files, typed
+from conftest import typed
 
 PROGRAM = """
 import numpy as np
@@ -18,7 +20,8 @@ X = tf.constant(np.load("X.npy"))
 Z = model.signatures["encode"](images=X)["Z"]
 found = {"Z": Z, "decoded": model.signatures["decode"](Z=Z)["G"]}
 found |= model.signatures["reconstruct"](images=X) | model.signatures["detect"](images=X)
-np.savez("found.npz", **found)
+keras = tf.keras.layers.TFSMLayer("saved", call_endpoint="encode")(X)["Z"]
+np.savez("found.npz", keras=keras, **found)
 """
 
 
@@ -33,15 +36,39 @@ def test_another_program_computes_what_the_session_does(model, tmp_path):
     subprocess.run([sys.executable, "-I", "-c", PROGRAM], cwd=tmp_path, check=True)
     found = np.load(tmp_path / "found.npz")
     error = ((G.astype(np.float64) - X) ** 2).sum(axis=1) / 2
-    expected = {"Z": Z, "decoded": G, "G": G, "error": error, "score": score}
+    expected = {"Z": Z, "keras": Z, "decoded": G, "G": G, "error": error, "score": score}
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
     assert np.array_equal(found["flag"], flag)
     assert 0 < flag.sum() < len(flag)
 
 
-def test_an_output_that_exists_is_refused(model, tmp_path, capfd):
-    before = files(tmp_path)
-    assert typed("--logdir", model[0], "--output", tmp_path, module="export") == 2
-    assert f"{tmp_path} exists already" in capfd.readouterr().err
-    assert files(tmp_path) == before
+@pytest.mark.parametrize("name, phrase", [("", "exists already"), ("digits[1]", "a path with [")])
+def test_outputs_that_are_refused(model, tmp_path, capfd, name, phrase):
+    assert typed("--logdir", model[0], "--output", tmp_path / name, module="export") == 2
+    error = capfd.readouterr().err
+    assert f"{tmp_path / name}" in error and phrase in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_export_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
+    def fail(builder):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(ae.tf.saved_model.Builder, "save", fail)
+    assert typed("--logdir", model[0], "--output", tmp_path / "saved", module="export") == 2
+    assert not any(tmp_path.iterdir())
+
+
+def test_variables_without_a_handle_are_refused(tmp_path):
+    with ae.tf.Graph().as_default():
+        hp = ae.HParams(X_n=16, Z_n=3)
+        X = ae.inputs(hp)
+        Z = X @ ae.tf.Variable(np.eye(16, 3, dtype=np.float32), use_resource=False)
+        G = ae.tf.pad(Z, [[0, 0], [0, 13]])
+        init = ae.tf.global_variables_initializer()
+        g = ae.Graph(hp, X, Z, G, ae.l2_loss(G, X), ae.tf.no_op(), init)
+    with ae.start_session(g) as sess, pytest.raises(ae.AutoEncoderError, match="resource_var"):
+        scores = anomaly.add_scores(sess, g, np.eye(16, dtype=np.float32))
+        export.export(sess, g, tmp_path / "saved", anomaly.Detector(scores, 1.0))
+    assert not any(tmp_path.iterdir())

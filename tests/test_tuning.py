@@ -1,66 +1,108 @@
 """beyond.tuning: a search that uses validation images alone, and that can be stopped."""
 
-import json
+import dataclasses
+import re
 import signal
 import subprocess
-import time
 
+import numpy as np
+import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages.journal import JournalFileBackend
 
 import autoencoder as ae
 from beyond import tuning
 from conftest import ROOT, SMALL, command_of, files, typed
 
-SPACE = {"Z_activation": ("relu", "linear"), "learning_rate": (0.01, 0.001)}
+SPACE = {
+    "Z_activation": CategoricalDistribution(["relu", "linear"]),
+    "learning_rate": FloatDistribution(1e-3, 1e-2, log=True),
+}
 
 
-def test_test_images_are_used_once_by_the_best_trial(small_hp, small_dir, tmp_path, monkeypatch):
+@pytest.fixture
+def without_xla(monkeypatch):
+    monkeypatch.setattr(ae, "compile_loop", lambda *_: ae.feed_loop)
+
+
+def trials_in(logdir):
+    """The trials that Optuna itself reads from the folder."""
+    backend = JournalFileBackend(str(logdir / "journal.log"))
+    storage = optuna.storages.JournalStorage(backend)
+    return optuna.load_study(study_name="tuning", storage=storage).trials
+
+
+def test_validation_images_choose(small_hp, small_dir, tmp_path, monkeypatch, without_xla):
     data = ae.read_data_sets(small_dir)
     evaluated, evaluate = [], ae.evaluate
 
     def spy(sess, g, images):
-        evaluated.append((g.hp, images is data.test.pixels))
+        evaluated.append(images)
         return evaluate(sess, g, images)
 
     monkeypatch.setattr(ae, "evaluate", spy)
-    monkeypatch.setattr(ae, "compile_loop", lambda *_: ae.feed_loop)
-    trials, evaluation = tuning.tune(data, tmp_path, 3, small_hp, SPACE)
-    best = min(trials.values(), key=lambda trial: trial.validation_loss)
-    assert [hp for hp, is_test in evaluated if is_test] == [best.hp]
-    g = ae.build(best.hp)
-    with ae.start_session(g) as sess:
-        assert ae.train(sess, g, data)[-1].validation_loss == best.validation_loss
-        assert evaluate(sess, g, data.test.pixels) == evaluation
+    study = tuning.tune(data, tmp_path, 3, small_hp, SPACE)
+    assert all(images is data.validation.pixels for images in evaluated)
+    trained = {}
+    for trial in trials_in(tmp_path):
+        hp, saved = ae.read_run(tuning.trial_dir(tmp_path, trial))
+        assert {name: getattr(hp, name) for name in SPACE} == trial.params
+        trained[trial.number] = saved["history"][-1].validation_loss
+        assert trial.value == trained[trial.number]
+    assert len(trained) == 3
+    assert study.best_trial.number == min(trained, key=trained.get)
+    rows = tuning.trials_table(study).splitlines()[1:]
+    assert [int(row.split()[0]) for row in rows] == sorted(trained, key=trained.get)
+    shown = tuning.plot_trials(study).axes[1].collections[0].get_offsets()
+    params = [trial.params["learning_rate"] for trial in trials_in(tmp_path)]
+    assert shown.tolist() == [list(pair) for pair in zip(params, trained.values())]
 
 
-def test_a_search_that_is_killed_goes_on(small_dir, tmp_path, capfd):
-    """The same command finds what a search without a stop finds, and runs no trial again."""
-    command = [*SMALL, "--epoch_n", 2, "--data_dir", small_dir, "--space", json.dumps(SPACE)]
+def test_bad_trials_are_stopped(small_hp, small_dir, tmp_path, without_xla):
+    data = ae.read_data_sets(small_dir)
+    rates = CategoricalDistribution([0.01, 0.02, 1e-9])  # nothing is learned with the last
+    base = dataclasses.replace(small_hp, activation="swish", Z_activation="linear", epoch_n=4)
+    tuning.tune(data, tmp_path, 12, base, {"learning_rate": rates})
+    trials = trials_in(tmp_path)
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    assert 1e-9 in [trial.params["learning_rate"] for trial in pruned]
+    for trial in pruned:
+        last = max(trial.intermediate_values)
+        complete = [t for t in trials[: trial.number] if t.state.name == "COMPLETE"]
+        median = np.median([t.intermediate_values[last] for t in complete])
+        assert last < 4 and min(trial.intermediate_values.values()) > median
+    with pytest.raises(ae.AutoEncoderError, match="all diverged"):
+        diverging = {"learning_rate": CategoricalDistribution([1e30])}
+        tuning.tune(data, tmp_path / "diverging", 2, base, diverging)
+    with pytest.raises(ae.AutoEncoderError, match="other epoch_n"):
+        longer = dataclasses.replace(base, epoch_n=5)
+        tuning.tune(data, tmp_path, 15, longer, {"learning_rate": rates})
+
+
+def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, capfd):
+    logdir = tmp_path / "run"
     # One minibatch of all images is trained on without compilation.
-    command += ["--trials", 4, "--batch_size", 400, "--logdir"]
-    assert typed(*command, tmp_path / "unbroken", module="tuning") == 0
-    unbroken = capfd.readouterr().out.splitlines()
-    killed = tmp_path / "killed"
-    words = command_of([*command, killed], "tuning")
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not (killed / "trial-002" / "train").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "trial-003").exists()
-    before = files(killed / "trial-001")
-    assert typed(*command, killed, module="tuning") == 0
-    resumed = capfd.readouterr().out.splitlines()
-    assert resumed[-6:-1] == unbroken[-6:-1]  # four trials, and the best on the test images
-    assert files(killed / "trial-001") == before
-
-
-@pytest.mark.parametrize("space", ['{"Zn":[5]}', '{"Z_n":[10,0]}', "Z_n"])
-def test_bad_input_is_one_line_and_status_2(small_dir, tmp_path, capfd, space):
-    folders = ["--data_dir", small_dir, "--logdir", tmp_path / "run"]
-    assert typed("--space", space, *folders, module="tuning") == 2
-    error = capfd.readouterr().err
-    assert "Z" in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "run").exists()
+    command = [*SMALL, "--data_dir", small_dir, "--batch_size", 400, "--epoch_n", 20]
+    command += ["--logdir", logdir, "--trials"]
+    words = command_of([*command, 8], "tuning")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    to_kill, other = [subprocess.Popen(words, cwd=ROOT, **pipes) for _ in range(2)]
+    assert to_kill.stdout.readline().startswith("device: ")
+    killed = int(re.match(r"trial (\d+): ", to_kill.stdout.readline())[1])
+    to_kill.send_signal(signal.SIGKILL)
+    to_kill.communicate()
+    out, err = other.communicate(timeout=120)
+    assert (other.returncode, err) == (0, "")
+    trials = trials_in(logdir)
+    assert trials[killed].state.name == "RUNNING"
+    assert [trial.state.is_finished() for trial in trials].count(True) == 8
+    before = files(logdir)
+    assert typed(*command, 10, module="tuning") == 0
+    more_trials = trials_in(logdir)
+    assert more_trials[: len(trials)] == trials
+    assert [trial.state.is_finished() for trial in more_trials].count(True) == 10
+    assert out.splitlines()[-1] == capfd.readouterr().out.splitlines()[-1]
+    after = files(logdir)
+    changed = {path.name for path in before if before[path] != after[path]}
+    assert changed - {"trials.png"} == {"journal.log"}

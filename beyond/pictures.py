@@ -1,0 +1,266 @@
+"""Makes images for training of a folder of pictures.
+
+    python -m beyond.pictures FOLDER OUTPUT.npz [--size 28] [--invert] [--center]
+
+OUTPUT.npz is what `python autoencoder.py --data_dir` takes:
+
+| array            | shape           | description                                             |
+|------------------|-----------------|---------------------------------------------------------|
+| x_train, x_test  | (n, size, size) | grey images, bytes from 0 (black) to 255                |
+| y_train, y_test  | (n,)            | labels, integers; only if the pictures are in subfolders |
+| class_names      | (classes,)      | names of the subfolders: that of label i is number i     |
+
+beyond.screen reads its pictures by the same function, read_picture.
+"""
+
+import collections
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
+from sklearn.model_selection import train_test_split
+
+import autoencoder as ae
+from beyond.common import format_table, in_batches
+
+TEST_SHARE = 0.2
+MIN_PICTURES = 15  # of which 12 are for training, the fewest that read_data_sets takes
+
+
+# ---- Reading -------------------------------------------------------------------------------------
+
+
+class Pictures(NamedTuple):
+    images: np.ndarray  # (n, size, size), bytes
+    files: list[Path]  # (n,), relative to the folder
+    formats: list[str]  # (n,), Pillow's names: PNG, JPEG, ...
+
+
+def read_pictures(path, size, invert=False, center=False):
+    """Reads a picture, or all pictures of a folder and its subfolders, in the order of their paths.
+
+    Files that cannot be read are left out. Their names, and why, are printed.
+    size, invert, center: see read_picture.
+    Returns Pictures. Raises AutoEncoderError if there is none.
+    """
+    if not path.exists():
+        raise ae.AutoEncoderError(f"{path} does not exist")
+    folder = path if path.is_dir() else path.parent
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    # rglob does not enter a link to a folder. Such a link stays in the list, to be named.
+    candidates = [file for file in found if file.is_symlink() or not file.is_dir()]
+    images, files, formats, left_out = [], [], [], []
+    for batch in in_batches(candidates, "reading", size=10):
+        for file in batch:
+            name = file.relative_to(folder)
+            try:
+                image, format = read_picture(file, size, invert, center)
+            except UnidentifiedImageError:
+                left_out.append(f"{name}: not a picture that Pillow opens")
+            except Exception as e:  # Pillow raises a dozen kinds for damaged files
+                left_out.append(f"{name}: {ae.first_line(e)}")
+            else:
+                images.append(image)
+                files.append(name)
+                formats.append(format)
+    for line in left_out:
+        print(f"left out: {line}")
+    if not images:
+        raise ae.AutoEncoderError(f"{path} has no picture that can be read")
+    return Pictures(np.stack(images), files, formats)
+
+
+def read_picture(path, size, invert=False, center=False):
+    """Reads a picture of any format that Pillow opens, as a grey image.
+
+    The first frame of an animation is taken. EXIF's rotation is applied. What is transparent, and
+    what is added to make the picture square, becomes black. A grey picture of size x size pixels
+    without transparency is returned unchanged.
+
+    invert: for dark ink on bright paper; the image is bright on black, as MNIST's are.
+    center: frames the ink as MNIST's digits are framed: see center_ink.
+    Returns (size, size) bytes, and Pillow's name of the format. Raises Pillow's exceptions, or
+    ValueError, if the file cannot be read.
+    """
+    if not path.is_file():  # opening a named pipe would wait for a writer
+        raise ValueError("neither a regular file nor a link to one")
+    with warnings.catch_warnings():
+        # Pillow warns of damaged metadata, for example. Damaged pixels are an exception.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as picture:
+            # A JPEG is decoded at a half, a quarter or an eighth of its size, if that is enough.
+            needed = (WORKING_SCALE if center else 4) * size
+            picture.draft("L", (needed, needed))
+            format = picture.format
+            # On white if the image is inverted next, so that what is transparent becomes black.
+            # Padding is black because it is added last.
+            grey = to_grey(ImageOps.exif_transpose(picture), 255 if invert else 0)
+    if invert:
+        grey = ImageOps.invert(grey)
+    if center:
+        grey = center_ink(grey, size)
+    square = ImageOps.pad(grey, (size, size), Image.Resampling.LANCZOS, color=0)
+    return np.asarray(square), format
+
+
+def to_grey(picture, background):
+    """Returns a Pillow image as one of mode L. background: the grey behind what is transparent."""
+    if picture.mode == "F":
+        raise ValueError("its pixels are floats, of no known range")
+    if picture.mode.startswith("I"):  # 16 bits, of which convert("L") would clip all above 255
+        pixels = np.asarray(picture)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(f"its pixels are {pixels.min()} to {pixels.max()}, not 0 to 65535")
+        grey = np.round(pixels / 257).astype(np.uint8)  # 65535 / 257 = 255
+        if "transparency" in picture.info:
+            grey[pixels == picture.info["transparency"]] = background
+        return Image.fromarray(grey)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, (background, background, background))
+        picture = Image.alpha_composite(paper, picture)
+    return picture.convert("L")
+
+
+# ---- Centering -----------------------------------------------------------------------------------
+
+WORKING_SCALE = 10  # center_ink works on an image of this many times the size
+
+
+def center_ink(grey, size):
+    """Frames bright ink on darker paper as MNIST's digits are framed.
+
+    Like NIST's digits, the ink becomes white on black, is fitted into a square of 20/28 of the size
+    by an antialiasing filter, and is moved so that its centre of mass is in the middle.
+    The paper may be unevenly lit: it is removed by a white top-hat transform, which subtracts the
+    morphological opening of the image, a minimum filter followed by a maximum filter.
+
+    grey: Pillow image of mode L. Returns one of size x size pixels. Raises ValueError if there is no
+    ink.
+    """
+    lanczos = Image.Resampling.LANCZOS
+    large_size = WORKING_SCALE * size
+    large = ImageOps.contain(grey, (large_size, large_size), lanczos)
+    # The paper changes slowly, so a small image of it is enough. The filters are wider than a pen's
+    # line.
+    small = ImageOps.contain(grey, (2 * size, 2 * size), lanczos)
+    width = size // 2 | 1  # must be odd
+    paper = small.filter(ImageFilter.MinFilter(width)).filter(ImageFilter.MaxFilter(width))
+    top_hat = ImageChops.subtract(large, paper.resize(large.size, Image.Resampling.BICUBIC))
+    smooth = np.asarray(top_hat.filter(ImageFilter.GaussianBlur(2)))
+    is_ink = smooth > smooth.max() / 2
+    ink = Image.fromarray(np.uint8(255 * is_ink))
+    box = ink.getbbox()
+    if box is None:
+        raise ValueError("no ink to center")
+    side = round(size * 20 / 28)
+    digit = ImageOps.contain(ink.crop(box), (side, side), lanczos)
+    weights = np.asarray(digit) / np.sum(digit)
+    x = np.sum(weights * np.arange(digit.width))
+    y = np.sum(weights.T * np.arange(digit.height))
+    middle = (size - 1) / 2
+    framed = Image.new("L", (size, size))
+    framed.paste(digit, (round(middle - x), round(middle - y)))
+    return framed
+
+
+# ---- Command line --------------------------------------------------------------------------------
+
+
+def labels_of(files, folder):
+    """Returns the label of each file (n,), and the names of the labels: the subfolders of `folder`,
+    sorted. If no file is in a subfolder, returns None and None."""
+    in_subfolder = [len(file.parts) > 1 for file in files]
+    if not any(in_subfolder):
+        return None, None
+    if not all(in_subfolder):
+        outside = files[in_subfolder.index(False)]
+        hint = "move it into a subfolder, or all pictures out of them"
+        raise ae.AutoEncoderError(f"{folder / outside} is in no subfolder, but others are: {hint}")
+    # A name may have bytes that are no characters, which matplotlib does not draw.
+    folders = [file.parts[0].encode(errors="backslashreplace").decode() for file in files]
+    names, labels = np.unique(folders, return_inverse=True)
+    return labels, names
+
+
+def plot_first_pictures(images, labels, names):
+    """Draws the first ten pictures; or those of each of the first ten classes, in a row.
+
+    images: (n, size, size), bytes; labels, names: see labels_of. Returns a Figure.
+    """
+    pixels = images.reshape(len(images), -1)
+    if labels is None:
+        return ae.plot_images(pictures=ae.to_float(pixels[:10]))
+    rows = {}
+    for label, name in enumerate(names[:10]):
+        rows[f"{label}: {name}"] = ae.to_float(pixels[labels == label][:10])
+    figure = ae.plot_images(**rows)
+    for axes in figure.axes:
+        axes.yaxis.label.set_parse_math(False)  # a $ in a name is no formula
+    return figure
+
+
+def add_picture_flags(parser):
+    """Adds the flags of read_picture to a parser."""
+    help = "for pictures that are dark on bright: makes them bright on dark"
+    parser.add_argument("--invert", action="store_true", help=help)
+    help = "for photographs of a digit on paper: frames the ink as MNIST's digits are framed"
+    parser.add_argument("--center", action="store_true", help=help)
+
+
+def main(args):
+    """Makes OUTPUT.npz, images for `python autoencoder.py --data_dir`, of the pictures in FOLDER. If
+    they are in subfolders, these are their classes. Saves the first images beside it, as a picture:
+    it shows whether --invert is needed. The networks are for bright ink on black."""
+    if args.output.suffix != ".npz":
+        raise ae.AutoEncoderError(f"{args.output} must end in .npz")
+    preview = args.output.with_suffix(".png")
+    for path in (args.output, preview):
+        if path.exists():
+            raise ae.AutoEncoderError(f"{path} exists already: choose another output")
+    if args.size < 1:
+        raise ae.AutoEncoderError(f"--size must be at least 1, not {args.size}")
+    images, files, formats = read_pictures(args.folder, args.size, args.invert, args.center)
+    if len(images) < MIN_PICTURES:
+        found = f"{args.folder} has {len(images)} pictures"
+        raise ae.AutoEncoderError(f"{found}, and training needs at least {MIN_PICTURES}")
+    labels, names = labels_of(files, args.folder)
+    # The split is random, because the order in the folder may have a meaning.
+    rows = np.arange(len(images))
+    train, test = train_test_split(rows, test_size=TEST_SHARE, random_state=0)
+    arrays = {"x_train": images[train], "x_test": images[test]}
+    if labels is not None:
+        arrays |= {"y_train": labels[train], "y_test": labels[test], "class_names": names}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(f"{args.output}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    temporary.replace(args.output)
+    figure = plot_first_pictures(images, labels, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks, as kanji
+        figure.savefig(preview, dpi=100)
+    counts = collections.Counter(formats).most_common()
+    by_format = ", ".join(f"{n} {format}" for format, n in counts)
+    print(f"pictures: {len(images)} ({by_format})")
+    if labels is not None:
+        table = zip(range(len(names)), names, np.bincount(labels))
+        print(format_table(["label", "class", "pictures"], *table))
+    print(f"{len(train)} training images and {len(test)} test images: {args.output}")
+    print(f"the first of them, to look at: {preview}")
+
+
+if __name__ == "__main__":
+    parser = ae.Parser("python -m beyond.pictures", main.__doc__)
+    help = "folder of pictures, or of a subfolder for each class"
+    parser.add_argument("folder", type=ae.user_path, metavar="FOLDER", help=help)
+    help = "a new file to write"
+    parser.add_argument("output", type=ae.user_path, metavar="OUTPUT.npz", help=help)
+    help = "width and height of the images (default: %(default)s)"
+    parser.add_argument("--size", type=int, default=28, help=help)
+    add_picture_flags(parser)
+    sys.exit(ae.run_command(main, parser))
