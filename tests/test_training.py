@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -21,11 +22,13 @@ WRONG = {
     "enc_n": [500, "500", (500, 0), [[500]], (True,)],
     "dec_n": [None, (3.5,)],
     "seed": [-1, 1.0, False],
-    "learning_rate": [0, -0.1, "fast", True, None, math.nan, math.inf, [0.1]],
+    "learning_rate": [-0.1, "fast", True, None, math.nan, math.inf, [0.1]],
     "activation": ["Relu", "linear"],
     "Z_activation": [None, "swish"],
     "init": [0.1],
     "schedule": [["cosine"]],
+    "weight_decay": [-0.1],
+    "G_bias": [-101, 100, math.nan],
 }
 
 
@@ -39,7 +42,7 @@ def test_a_wrong_hyperparameter_is_named(name):
 
 
 def test_defaults_are_the_tutorials_and_numpy_numbers_and_lists_are_accepted():
-    others = ("relu", "relu", "normal", 10, 100, 0.001, "constant", 0)
+    others = ("relu", "relu", "normal", 0.0, 10, 100, 0.001, "constant", 0.0, 0)
     assert dataclasses.astuple(ae.HParams()) == (784, (500, 300), 20, (300, 500), *others)
     hp = ae.HParams(Z_n=np.int64(5), learning_rate=np.float32(0.5), enc_n=[7, np.int32(8)])
     assert hp == ae.HParams(Z_n=5, learning_rate=0.5, enc_n=(7, 8))
@@ -69,6 +72,9 @@ def test_learning_rates_by_hand_and_that_they_are_fed():
     constant = dataclasses.replace(HP, learning_rate=0.004, batch_size=1)
     cosine = dataclasses.replace(constant, schedule="cosine")
     assert ae.learning_rates(constant, 2, 3) == pytest.approx([0.004] * 3)
+    linear = dataclasses.replace(constant, schedule="linear")
+    rates = np.concatenate([ae.learning_rates(linear, epoch, 3) for epoch in (1, 2)])
+    np.testing.assert_allclose(rates, 0.004 * np.arange(6, 0, -1) / 6, rtol=1e-6)
     rates = np.concatenate([ae.learning_rates(cosine, epoch, 3) for epoch in (1, 2)])
     # The cosines of 0, 30, 60, 90, 120 and 150 degrees, moved from [-1, 1] to [0, 0.004].
     by_hand = 0.001 * np.array([4, 2 + 3**0.5, 3, 2, 1, 2 - 3**0.5])
@@ -78,6 +84,32 @@ def test_learning_rates_by_hand_and_that_they_are_fed():
         before = sess.run(tf.trainable_variables())
         sess.run(g.opt, ae.feed_dict(g, PIXELS, rate=0))
         assert all(map(np.array_equal, before, sess.run(tf.trainable_variables())))
+
+
+def test_weight_decay_shrinks_the_weights_after_adams_step():
+    hp = dataclasses.replace(HP, epoch_n=1, batch_size=len(PIXELS))  # one step
+    _, without = train(ae.build(hp))
+    _, decayed = train(ae.build(dataclasses.replace(hp, weight_decay=3.0)))
+    assert without.keys() == decayed.keys()
+    for name, value in without.items():
+        is_weight = re.fullmatch(r".*/w:0", name)
+        expected = value * (1 - hp.learning_rate * 3) if is_weight else value
+        np.testing.assert_allclose(decayed[name], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["normal", "he", "glorot"])
+def test_the_initial_bias_of_G(init):
+    biases = []
+    for G_bias in (0.0, -2.0):
+        g = ae.build(dataclasses.replace(HP, init=init, G_bias=G_bias))
+        with g.X.graph.as_default(), ae.start_session(g) as sess:
+            variables = [v for v in tf.trainable_variables() if v.op.name.endswith("b")]
+            biases.append(sess.run(variables))
+    assert variables[-1].op.name == "G/b"
+    for i, (zero, minus_two) in enumerate(zip(*biases)):
+        shift = -2 if i == len(variables) - 1 else 0
+        np.testing.assert_allclose(minus_two, zero + shift, atol=1e-6)
+        assert np.all(zero == 0) == (init != "normal")
 
 
 def test_same_seed_same_bits():
