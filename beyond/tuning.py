@@ -21,6 +21,7 @@ from pathlib import Path
 
 import optuna
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -156,12 +157,21 @@ def plot_trials(study):
             axes.set_xticks(range(len(choices)), map(formatted, choices))
             axes.set_xlim(-0.5, len(choices) - 0.5)
         elif distribution.log:
-            axes.set_xscale("log")
+            axes.set(xscale="log", xlim=(distribution.low / 1.1, distribution.high * 1.1))
+            set_log_ticks(axes.xaxis, (1, 3))
         axes.scatter(values, losses, c=range(len(trials)), cmap="Blues", vmin=-len(trials), s=20)
         axes.set(xlabel=name, yscale="log")
+        set_log_ticks(axes.yaxis, (1, 2, 3, 5))
     for axes in grid[:, 0]:
         axes.set_ylabel("validation loss")
     return figure
+
+
+def set_log_ticks(axis, multiples):
+    """Sets the ticks of a logarithmic axis to these multiples of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=multiples))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def main(args):

@@ -23,7 +23,7 @@ SHORTER = [  # cell, what it has, what it has in the test
     ("data", "read_data_sets()", "read_data_sets('mnist.npz')"),
     ("entropy", "epoch_n=2", "epoch_n=1"),
     ("compare", "(2, 5, 20)", "(2,)"),
-    ("tune", "trials=3", "trials=2"),
+    ("tune", "trials=4", "trials=2"),
     ("tuned", 'ae.RECIPES["tuned"]', 'dataclasses.replace(ae.RECIPES["tuned"], epoch_n=1)'),
 ]
 
