@@ -5,16 +5,17 @@
 Measures in three experiments how well scores separate abnormal test images from normal ones. Its
 functions are also what beyond.screen and beyond.export detect abnormal images with.
 
-| score                     | description                                                       |
-|---------------------------|-------------------------------------------------------------------|
-| error                     | E = sum of (G - X)^2 / 2, the loss of the image                   |
-| relative error            | E / (1 + |X|^2): an image with little ink also has little error   |
-| distance                  | d^2, the mean squared distance of Z to the 5 nearest Z of normal  |
-|                           | images: an image that is reconstructed well, but from a Z that no |
-|                           | normal image has, is abnormal too                                 |
-| relative error x distance | relative error times d^4                                          |
+| score                     | description                                                        |
+|---------------------------|--------------------------------------------------------------------|
+| error                     | E = sum of (G - X)^2 / 2, the loss of the image                    |
+| relative error            | E / (1 + |X|^2): an image with little ink also has little error    |
+| distance                  | d, the mean cosine distance of Z to the 5 nearest Z of normal      |
+|                           | images: an image that is reconstructed well, but from a Z that no  |
+|                           | normal image has, is abnormal too                                  |
+| relative error x distance | relative error times d^2                                           |
 
-The 1 in the relative error is a single white pixel. It gives a black image a score.
+The 1 in the relative error is a single white pixel. It gives a black image a score. The cosine
+distance of two vectors is 1 minus the cosine of the angle between them.
 """
 
 import dataclasses
@@ -64,13 +65,10 @@ def add_scores(sess, g, normal_images, k=5):
     with g.X.graph.as_default(), tf.name_scope("scores"):
         error = tf.reduce_sum((g.G - g.X) ** 2, axis=1) / 2
         relative_error = error / (1 + tf.reduce_sum(g.X**2, axis=1))
-        codes = tf.constant(codes)
-        # Largest for the nearest c, because |Z - c|^2 = |Z|^2 - 2 (Z.c - |c|^2 / 2). For the
-        # distance itself, this sum is rounded too coarsely.
-        nearness = tf.matmul(g.Z, codes, transpose_b=True) - tf.reduce_sum(codes**2, axis=1) / 2
-        nearest = tf.gather(codes, tf.math.top_k(nearness, k).indices)
-        squared_distances = tf.reduce_sum((nearest - g.Z[:, tf.newaxis]) ** 2, axis=2)
-        distance = tf.reduce_mean(squared_distances, axis=1)
+        unit_Z = tf.math.l2_normalize(g.Z, axis=1)
+        unit_codes = tf.math.l2_normalize(tf.constant(codes), axis=1)
+        cosines = tf.matmul(unit_Z, unit_codes, transpose_b=True)
+        distance = 1 - tf.reduce_mean(tf.math.top_k(cosines, k).values, axis=1)
         return {
             "error": error,
             "relative error": relative_error,
