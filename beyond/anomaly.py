@@ -12,7 +12,7 @@ functions are also what beyond.screen and beyond.export detect abnormal images w
 | distance                  | d, the mean cosine distance of Z to the 5 nearest Z of normal      |
 |                           | images: an image that is reconstructed well, but from a Z that no  |
 |                           | normal image has, is abnormal too                                  |
-| relative error x distance | relative error times d^2                                           |
+| relative error x distance | d times the fourth root of the relative error                      |
 
 The 1 in the relative error is a single white pixel. It gives a black image a score. The cosine
 distance of two vectors is 1 minus the cosine of the angle between them.
@@ -73,7 +73,7 @@ def add_scores(sess, g, normal_images, k=5):
             "error": error,
             "relative error": relative_error,
             "distance": distance,
-            SCORE: relative_error * distance**2,
+            SCORE: relative_error**0.25 * distance,
         }
 
 
