@@ -434,13 +434,14 @@ def l2_loss(G, X):
 
 
 def training(loss, hp):
-    """Returns Adam's training operation, and the placeholder of its learning rate."""
+    """Returns the training operation of Adam, or of AdamW if hp.weight_decay is not 0, and the
+    placeholder of its learning rate."""
     with tf.name_scope("training"):
         rate = tf.placeholder_with_default(hp.learning_rate, [], "learning_rate")
         opt = tf.train.AdamOptimizer(rate).minimize(loss)
         if hp.weight_decay:
-            # Apart from the gradient, as in AdamW, which TensorFlow 1 had in tf.contrib: each step
-            # makes the weights smaller by the share rate * weight_decay.
+            # Decoupled weight decay, as in AdamW, which TensorFlow 1 had in tf.contrib: after each
+            # update of Adam, w is multiplied by 1 - rate * weight_decay.
             weights = [v for v in tf.trainable_variables() if len(v.shape) == 2]
             with tf.control_dependencies([opt]):
                 opt = tf.group(*[w.assign_sub(rate * hp.weight_decay * w) for w in weights])
@@ -656,7 +657,7 @@ def restore(sess, g, data, logdir, saver):
         hint = "use the same, or another logdir"
         if changed == ["graph"]:
             hint = "build the same (in a notebook, call tf.reset_default_graph() before)"
-        raise AutoEncoderError(f"{logdir} has a run with a different {', '.join(changed)}: {hint}")
+        raise AutoEncoderError(f"the run in {logdir} differs in {', '.join(changed)}: {hint}")
     try:
         saver.restore(sess, path)
     except (tf.errors.OpError, ValueError) as e:

@@ -1,18 +1,17 @@
-"""What the network cannot reconstruct is abnormal: the tutorial promises it and never shows it.
+"""Detects abnormal images by their reconstruction, as the tutorial suggests but does not show.
 
     python -m beyond.anomaly --help
 
-Measures in three experiments how well scores separate abnormal test images from normal ones. Its
-functions are also what beyond.screen and beyond.export detect abnormal images with.
+Measures in three experiments how well scores separate abnormal test images from normal ones.
+beyond.screen and beyond.export use its functions.
 
-| score                     | description                                                        |
-|---------------------------|--------------------------------------------------------------------|
-| error                     | E = sum of (G - X)^2 / 2, the loss of the image                    |
-| relative error            | E / (1 + |X|^2): an image with little ink also has little error    |
-| distance                  | d, the mean cosine distance of Z to the 5 nearest Z of normal      |
-|                           | images: an image that is reconstructed well, but from a Z that no  |
-|                           | normal image has, is abnormal too                                  |
-| relative error x distance | d times the fourth root of the relative error                      |
+| score          | description                                                                    |
+|----------------|--------------------------------------------------------------------------------|
+| error          | E = sum of (G - X)^2 / 2, the loss of the image                                |
+| relative error | E / (1 + |X|^2), because an image with little ink has little error             |
+| distance       | d, the mean cosine distance of Z to the 5 nearest Z of normal images, because  |
+|                | an image can be reconstructed well from a Z that no normal image has           |
+| combined       | d times the fourth root of the relative error                                  |
 
 The 1 in the relative error is a single white pixel. It gives a black image a score. The cosine
 distance of two vectors is 1 minus the cosine of the angle between them.
@@ -36,7 +35,7 @@ from beyond.common import (
 )
 
 tf = ae.tf
-SCORE = "relative error x distance"  # chosen on validation images
+SCORE = "combined"  # chosen on validation images
 
 
 class Detector(NamedTuple):
@@ -44,9 +43,9 @@ class Detector(NamedTuple):
     threshold: float  # an image whose SCORE is greater is abnormal
 
 
-def detector(sess, g, data):
-    """Returns a Detector of images that are not like `data` (DataSets), of which the network in the
-    session has learned. 5% of the validation images are above its threshold."""
+def make_detector(sess, g, data):
+    """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
+    in the session was trained. At most 5% of the validation images are above its threshold."""
     scores = add_scores(sess, g, data.train.pixels)
     normal = score_images(sess, g, scores, data.validation.pixels)[SCORE]
     # The smallest score that at most 5% exceed.
@@ -57,8 +56,8 @@ def detector(sess, g, data):
 def add_scores(sess, g, normal_images, k=5):
     """Adds the scores of the images in g.X to the graph. Returns {name: tensor (batch,)}.
 
-    normal_images: (n, X_n), bytes or floats. Their first 10,000, which are as good as all, are
-    encoded, and the codes become a constant of the graph.
+    normal_images: (n, X_n), bytes or floats. The Z of the first 10,000 become a constant
+    of the graph.
     """
     codes = encode_images(sess, g, normal_images[:10000])
     k = min(k, len(codes))
@@ -205,7 +204,7 @@ def main(args):
 
 if __name__ == "__main__":
     parser = ae.Parser("python -m beyond.anomaly", main.__doc__, "logs/anomaly")
-    help = "one label is normal, one is abnormal, or abnormal is what is no digit (default: %(default)s)"
+    help = "what is normal: one label, all labels except one, or all digits (default: %(default)s)"
     parser.add_argument("--experiment", choices=EXPERIMENTS, default="one-normal", help=help)
     ae.add_hparams(parser)
     parser.add_argument("--seed", dest="seeds", type=int, nargs="+", default=[0], metavar="SEED")

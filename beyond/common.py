@@ -15,12 +15,18 @@ def load_run(logdir, data_dir=None):
     """Opens the network that was trained in logdir. Yields session, Graph and DataSets.
 
     data_dir: where its data is now; by default, where it was when the network was trained.
-    Raises AutoEncoderError if there is no network, or if it was trained on other data.
+    Raises AutoEncoderError if there is no network, if it was trained on other data, or if its data
+    was not read from a file.
     """
     if ae.tf.train.latest_checkpoint(Path(logdir, "checkpoints")) is None:
         raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
     hp, saved = ae.read_run(logdir)
-    data = ae.read_data_sets(data_dir or saved["data_dir"])
+    data_dir = data_dir or saved["data_dir"]
+    if data_dir is None:
+        raise ae.AutoEncoderError(
+            f"{logdir} was trained on arrays: pass them as a .npz, --data_dir"
+        )
+    data = ae.read_data_sets(data_dir)
     g = ae.build(hp)
     with ae.start_session(g) as sess:
         epochs = len(ae.restore(sess, g, data, logdir, ae.make_saver(g)))

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import autoencoder as ae
-from beyond.anomaly import SCORE, detector
+from beyond.anomaly import SCORE, make_detector
 from beyond.common import load_run
 
 tf = ae.tf
@@ -36,7 +36,12 @@ def export(sess, g, folder, detector):
         weights = [v for v in tf.global_variables() if v.handle.name in needed]
     values = dict(zip([v.handle.name for v in weights], sess.run(weights)))
     with tf.Graph().as_default():
-        inputs = {name: tf.Variable(v, use_resource=True).handle for name, v in values.items()}
+        # Initialized with zeros, because an initial value would be stored in the graph as well.
+        variables = {
+            name: tf.Variable(tf.zeros(value.shape, value.dtype), use_resource=True)
+            for name, value in values.items()
+        }
+        inputs = {name: variable.handle for name, variable in variables.items()}
         names = [g.X.name, *(tensor.name for tensor in outputs)]
         X, Z, G, error, score = tf.import_graph_def(forward, inputs, names, name="")
         images = {"images": X}
@@ -49,7 +54,8 @@ def export(sess, g, folder, detector):
             "detect": signature(images, {"score": score, "flag": flag}),
         }
         with tf.Session(config=ae.session_config()) as export_sess:
-            export_sess.run(tf.global_variables_initializer())
+            for name, variable in variables.items():
+                variable.load(values[name], export_sess)
             builder = tf.saved_model.Builder(str(folder))
             builder.add_meta_graph_and_variables(export_sess, [tf.saved_model.SERVING], signatures)
             builder.save()
@@ -66,7 +72,7 @@ def main(args):
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
         # Written elsewhere and renamed, so that the output is complete or not there.
         with tempfile.TemporaryDirectory(dir=args.output.parent) as folder:
-            export(sess, g, Path(folder, "model"), detector(sess, g, data))
+            export(sess, g, Path(folder, "model"), make_detector(sess, g, data))
             Path(folder, "model").rename(args.output)
     print(f"SavedModel: {args.output}")
 

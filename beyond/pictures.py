@@ -1,4 +1,4 @@
-"""Makes images for training of a folder of pictures.
+"""Converts a folder of pictures into training images.
 
     python -m beyond.pictures FOLDER OUTPUT.npz [--size 28] [--invert] [--center]
 
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
+import scipy.ndimage
+from PIL import Image, ImageOps, UnidentifiedImageError
 from sklearn.model_selection import train_test_split
 
 import autoencoder as ae
@@ -42,7 +43,7 @@ class Pictures(NamedTuple):
 def read_pictures(path, size, invert=False, center=False):
     """Reads a picture, or all pictures of a folder and its subfolders, in the order of their paths.
 
-    Files that cannot be read are left out. Their names, and why, are printed.
+    Files that cannot be read are left out. Prints their names and the reasons.
     size, invert, center: see read_picture.
     Returns Pictures. Raises AutoEncoderError if there is none.
     """
@@ -77,8 +78,8 @@ def read_picture(path, size, invert=False, center=False):
     """Reads a picture of any format that Pillow opens, as a grey image.
 
     The first frame of an animation is taken. EXIF's rotation is applied. What is transparent, and
-    what is added to make the picture square, becomes black. A grey picture of size x size pixels
-    without transparency is returned unchanged.
+    what is added to make the picture square, becomes black. Without the flags, a grey picture of
+    size x size pixels is returned unchanged.
 
     invert: for dark ink on bright paper; the image is bright on black, as MNIST's are.
     center: frames the ink as MNIST's digits are framed: see center_ink.
@@ -137,7 +138,7 @@ def center_ink(grey, size):
     Like NIST's digits, the ink becomes white on black, is fitted into a square of 20/28 of the size
     by an antialiasing filter, and is moved so that its centre of mass is in the middle.
     The paper may be unevenly lit: it is removed by a white top-hat transform, which subtracts the
-    morphological opening of the image, a minimum filter followed by a maximum filter.
+    morphological opening of the image.
 
     grey: Pillow image of mode L. Returns one of size x size pixels. Raises ValueError if there is no
     ink.
@@ -145,13 +146,9 @@ def center_ink(grey, size):
     lanczos = Image.Resampling.LANCZOS
     large_size = WORKING_SCALE * size
     large = ImageOps.contain(grey, (large_size, large_size), lanczos)
-    # The paper changes slowly, so a small image of it is enough. The filters are wider than a pen's
-    # line.
-    small = ImageOps.contain(grey, (2 * size, 2 * size), lanczos)
-    width = size // 2 | 1  # must be odd
-    paper = small.filter(ImageFilter.MinFilter(width)).filter(ImageFilter.MaxFilter(width))
-    top_hat = ImageChops.subtract(large, paper.resize(large.size, Image.Resampling.BICUBIC))
-    smooth = np.asarray(top_hat.filter(ImageFilter.GaussianBlur(2)))
+    # A quarter of the image, which is wider than the line of a pen.
+    top_hat = scipy.ndimage.white_tophat(np.asarray(large), size=large_size // 4)
+    smooth = scipy.ndimage.gaussian_filter(top_hat, sigma=2)
     is_ink = smooth > smooth.max() / 2
     ink = Image.fromarray(np.uint8(255 * is_ink))
     box = ink.getbbox()
@@ -159,9 +156,7 @@ def center_ink(grey, size):
         raise ValueError("no ink to center")
     side = round(size * 20 / 28)
     digit = ImageOps.contain(ink.crop(box), (side, side), lanczos)
-    weights = np.asarray(digit) / np.sum(digit)
-    x = np.sum(weights * np.arange(digit.width))
-    y = np.sum(weights.T * np.arange(digit.height))
+    y, x = scipy.ndimage.center_of_mass(np.asarray(digit))
     middle = (size - 1) / 2
     framed = Image.new("L", (size, size))
     framed.paste(digit, (round(middle - x), round(middle - y)))
@@ -213,9 +208,9 @@ def add_picture_flags(parser):
 
 
 def main(args):
-    """Makes OUTPUT.npz, images for `python autoencoder.py --data_dir`, of the pictures in FOLDER. If
-    they are in subfolders, these are their classes. Saves the first images beside it, as a picture:
-    it shows whether --invert is needed. The networks are for bright ink on black."""
+    """Converts the pictures in FOLDER into OUTPUT.npz, for `python autoencoder.py --data_dir`. Each
+    subfolder is a class. Saves a preview of the first images beside it, which shows whether --invert
+    is needed: networks learn bright ink on black more easily."""
     if args.output.suffix != ".npz":
         raise ae.AutoEncoderError(f"{args.output} must end in .npz")
     preview = args.output.with_suffix(".png")

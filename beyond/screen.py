@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 import autoencoder as ae
-from beyond.anomaly import detect, detector
+from beyond.anomaly import detect, make_detector
 from beyond.common import format_table, load_run
 from beyond.pictures import add_picture_flags, read_pictures
 
@@ -64,7 +64,8 @@ def plot_screened(sess, g, images, scores, flags, order):
     Returns a Figure.
     """
     rows, shown = {}, []
-    for which, chosen in (("most", order[:10]), ("least", order[10:][::-1][:10])):
+    others = order[10:]
+    for which, chosen in (("most", order[:10]), ("least", others[::-1][:10])):
         if len(chosen) > 0:
             X = ae.to_float(images[chosen])
             rows[f"{which} abnormal"] = X
@@ -95,8 +96,8 @@ def main(args):
     the network's images."""
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
         images, files = read_images(args.pictures, g.hp.X_n, args.invert, args.center)
-        normal = detector(sess, g, data)
-        scores, flags = detect(sess, g, images, normal)
+        detector = make_detector(sess, g, data)
+        scores, flags = detect(sess, g, images, detector)
         order = np.argsort(-scores, kind="stable")
         figure = plot_screened(sess, g, images, scores, flags, order)
     folder = args.logdir / "screened"
@@ -107,8 +108,10 @@ def main(args):
     for i in order[:10]:
         table.append([i, f"{scores[i]:.4g}", "!" if flags[i] else "", files[i]])
     print(format_table(*table))
-    print(f"flagged (!): {flags.sum()} of {len(flags)}, with a score above {normal.threshold:.4g},")
-    print(f"which 5% of the validation images of {data.path} exceed")
+    print(
+        f"flagged (!): {flags.sum()} of {len(flags)}, with a score above {detector.threshold:.4g},"
+    )
+    print(f"which at most 5% of the validation images of {data.path} exceed")
     print(f"picture and scores: screened.png and scores.csv in {folder}")
 
 

@@ -1,4 +1,5 @@
-"""The tutorial's eight steps, which it describes and leaves out, by Optuna.
+"""Tunes the hyperparameters with Optuna, by the eight steps that the tutorial describes but does not
+implement.
 
     python -m beyond.tuning --help
 
@@ -6,8 +7,9 @@ Train; evaluate on validation images; adjust the hyperparameters; train; evaluat
 of the two; repeat; and then evaluate the best on the test images, once.
 
 A trial is a training with hyperparameters that Optuna's TPE sampler suggests: at random in the
-first ten trials, and then by the results of the earlier ones. A trial is pruned, that is, stopped,
-if its validation loss is above the median of the others after as many epochs.
+first ten trials, and then by the results of the earlier ones. After five complete trials, a trial
+is pruned, which means that it is stopped, if its lowest validation loss so far is above the median
+of the complete trials after as many epochs.
 
 The study is kept in logdir/journal.log. The same command continues it. Run at the same time in
 several processes, or on several machines that share the folder, it shares the trials among them.
@@ -49,10 +51,13 @@ FINISHED = [TrialState.COMPLETE, TrialState.PRUNED]
 def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
     """Runs trials until the study in logdir has as many that are complete or pruned.
 
-    data: DataSets; base: the HParams that the space does not have; space: {name of a hyperparameter:
-    optuna distribution}. Returns the optuna.Study. Raises AutoEncoderError if the study in logdir is
-    of another data_dir, or has other hyperparameters; or if no trial is complete.
+    data: DataSets; base: HParams, for the hyperparameters that are not in `space`; space: {name of a
+    hyperparameter: optuna distribution}.
+    Returns the optuna.Study. Raises AutoEncoderError if the space is empty, if the study in logdir
+    was made with other data or another `base`, or if no trial is complete.
     """
+    if not space:
+        raise ae.AutoEncoderError("there is nothing to search: all hyperparameters are given")
     study = open_study(data, logdir, base, space)
     while len(study.get_trials(states=FINISHED)) < trials:
         trial = study.ask(space)
@@ -97,7 +102,7 @@ def open_study(data, logdir, base, space):
 
 def validation_loss(trial, data, logdir, base):
     """Trains with the hyperparameters of a trial. Returns the validation loss after the last epoch.
-    Raises optuna.TrialPruned if the trial is worse than others before, Diverged as train does."""
+    Raises optuna.TrialPruned if the pruner stops the trial, and Diverged if the loss is not finite."""
 
     def report(epoch):
         trial.report(epoch.validation_loss, epoch.epoch)
@@ -184,7 +189,7 @@ def main(args):
     study = tune(data, args.logdir, args.trials, ae.hparams_from_args(args, data), space)
     print(trials_table(study))
     pruned = len(study.get_trials(states=[TrialState.PRUNED]))
-    print(f"pruned: {pruned} trials")
+    print(f"pruned or diverged: {pruned} trials")
     figure = plot_trials(study)
     figure.savefig(args.logdir / "trials.png", dpi=100)
     print(f"validation loss against each hyperparameter: {args.logdir / 'trials.png'}")

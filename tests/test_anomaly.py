@@ -24,7 +24,7 @@ def scores_by_numpy(sess, g, X, normal):
         "error": error,
         "relative error": relative_error,
         "distance": distance,
-        "relative error x distance": relative_error**0.25 * distance,
+        "combined": relative_error**0.25 * distance,
     }
 
 
@@ -33,7 +33,7 @@ def test_scores_threshold_and_flags(model):
         normal = data.train.images
         X = np.tile(data.test.images, (11, 1))  # 1,100: two batches
         X[0] = 0  # a black image has no ink to be relative to
-        detector = anomaly.detector(sess, g, data)
+        detector = anomaly.make_detector(sess, g, data)
         found = anomaly.score_images(sess, g, detector.scores, X)
         scores, flags = anomaly.detect(sess, g, X, detector)
         expected = scores_by_numpy(sess, g, X, normal)

@@ -84,7 +84,7 @@ def test_killed_between_any_two_operations_on_files(tmp_path, monkeypatch, epoch
         try:
             assert train(logdir, hp, resume=True) == unbroken
         except ae.AutoEncoderError as e:  # the earlier run is still there, and whole
-            assert "different seed" in str(e)
+            assert "differs in seed" in str(e)
             assert train(logdir, OTHER, resume=True)[0] == variables
             refused += 1
     assert moment > 10 and (0 < refused < moment) == earlier
@@ -160,11 +160,11 @@ def test_another_run_is_refused_by_name(tmp_path):
     pixels[17, 3] ^= 1
     cosine = dataclasses.replace(HP, schedule="cosine")
     for hp, changes, data, words in (
-        (HP, {"batch_size": 5, "enc_n": (9,)}, DATA, "different enc_n, batch_size, graph:"),
-        (HP, {"epoch_n": 1}, DATA, "different epoch_n:"),
-        (HP, {}, DATA._replace(train=ae.DataSet(pixels, None)), "different images:"),
-        (HP, {}, DATA._replace(validation=DATA.train), "different images:"),
-        (cosine, {"epoch_n": 4}, DATA, "different epoch_n:"),
+        (HP, {"batch_size": 5, "enc_n": (9,)}, DATA, "differs in enc_n, batch_size, graph:"),
+        (HP, {"epoch_n": 1}, DATA, "differs in epoch_n:"),
+        (HP, {}, DATA._replace(train=ae.DataSet(pixels, None)), "differs in images:"),
+        (HP, {}, DATA._replace(validation=DATA.train), "differs in images:"),
+        (cosine, {"epoch_n": 4}, DATA, "differs in epoch_n:"),
     ):
         train(tmp_path, hp)
         before = files(tmp_path)

@@ -30,7 +30,7 @@ def test_another_program_computes_what_the_session_does(model, tmp_path):
     with load_run(model[0]) as (sess, g, data):
         X = data.test.images
         Z, G = sess.run([g.Z, g.G], {g.X: X})
-        score, flag = anomaly.detect(sess, g, X, anomaly.detector(sess, g, data))
+        score, flag = anomaly.detect(sess, g, X, anomaly.make_detector(sess, g, data))
     np.save(tmp_path / "X.npy", X)
     # -I: without the folder of this project
     subprocess.run([sys.executable, "-I", "-c", PROGRAM], cwd=tmp_path, check=True)

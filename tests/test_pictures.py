@@ -269,7 +269,7 @@ def test_screening_a_folder_with_unreadable_files(logdir, tmp_path, capfd):
     assert [row["file"] for row in rows] == [r"caf\udce9.png", *(f"sub, folder/{n}" for n in names)]
     assert [row["index"] for row in rows] == [str(i) for i in range(25)]
     assert scores[0] == scores[1]
-    threshold = float(re.search(r"with a score above ([0-9.e+]+),", out)[1])
+    threshold = float(re.search(r"with a score above ([0-9.e+-]+),", out)[1])
     assert 0 < np.sum(scores > threshold) < 25
     assert [row["flag"] for row in rows] == [str(int(score > threshold)) for score in scores]
     assert f"flagged (!): {np.sum(scores > threshold)} of 25" in out
