@@ -166,7 +166,7 @@ def test_a_changed_graph_is_resumed_and_refused_by_another(change, tmp_path):
     unbroken = train(build(long, **COMPILED[change]))
     check(train(build(long, **COMPILED[change]), tmp_path, resume=True), unbroken)
     before = files(tmp_path)
-    with pytest.raises(ae.AutoEncoderError, match="different graph: .*reset_default_graph"):
+    with pytest.raises(ae.AutoEncoderError, match="differs in graph: .*reset_default_graph"):
         train(build(), tmp_path, resume=True)
     assert files(tmp_path) == before
 
