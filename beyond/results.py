@@ -6,7 +6,8 @@
 |                                      | .readme/live_latents.png                                     |
 | ablation                             | `tuned` with each of its choices undone, seeds 0 to 4        |
 | fashion                              | both recipes on Fashion-MNIST, seeds 0 to 4                  |
-| photographs                          | `tuned`; test digits that are made to look like photographs  |
+| photographs                          | `tuned`; test digits that are made to look like photographs. |
+|                                      | Draws .readme/screened.png                                   |
 | tuning, tuning-2, tuning-3, pca,     | what a command of beyond/README.md trains                    |
 | one-normal, one-abnormal, no-digits, |                                                              |
 | scale                                |                                                              |
@@ -30,6 +31,7 @@ from beyond.anomaly import detect, make_detector
 from beyond.common import one_line_progress
 from beyond.pca import ACCURACY, compare, knn_accuracy
 from beyond.pictures import read_pictures
+from beyond.screen import plot_screened
 
 ROOT = Path(ae.__file__).resolve().parent
 FASHION = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
@@ -161,7 +163,9 @@ def photographs():
             images[f"as photographs, {name}"] = pictures.images.reshape(len(digits), -1)
         for name, pixels in images.items():
             scores, flagged = detect(sess, g, pixels, detector)
-            print(f"| {name} | {flagged.mean():.1%} | {np.median(scores):.3g} |")
+            print(f"| {name} | {flagged.mean():.1%} | {np.median(scores):.2g} |")
+        figure = plot_screened(sess, g, pixels, scores, flagged, np.argsort(-scores))
+        figure.savefig(ROOT / ".readme" / "screened.png", dpi=100)  # of the last, with both flags
 
 
 def photograph(digit, rng):
