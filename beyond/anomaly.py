@@ -170,7 +170,8 @@ def plot_roc(scores_by_case):
         for case, scores in scores_by_case.items():
             truth, values = truth_and_scores(*scores[name])
             RocCurveDisplay.from_predictions(truth, values, name=case, ax=axes)
-        axes.set(title=name, xlabel="false positive rate", ylabel="true positive rate")
+        axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="auto")
+        axes.set_title(name)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return figure
 
