@@ -328,7 +328,9 @@ def _read_idx(folder):
         candidates = [folder / name, folder / f"{name}.gz"]
         found = [path for path in candidates if path.exists()]
         if not found:
-            hint = "git checkout MNIST_data" if folder == DATA_DIR else f"MNIST is in {DATA_DIR}"
+            hint = f"MNIST is in {DATA_DIR}; for pictures, see python -m beyond.pictures"
+            if folder == DATA_DIR:
+                hint = "git checkout MNIST_data"
             raise AutoEncoderError(f"there is neither {folder / name} nor {name}.gz: {hint}")
         arrays.append(read_idx(found[0]))
     return arrays

@@ -29,7 +29,8 @@ def load_run(logdir, data_dir=None):
     data = ae.read_data_sets(data_dir)
     g = ae.build(hp)
     with ae.start_session(g) as sess:
-        epochs = len(ae.restore(sess, g, data, logdir, ae.make_saver(g)))
+        with contextlib.redirect_stdout(None):  # nothing is resumed
+            epochs = len(ae.restore(sess, g, data, logdir, ae.make_saver(g)))
         print(f"network: {logdir}, trained for {epochs} of {hp.epoch_n} epochs")
         yield sess, g, data
 

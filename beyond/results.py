@@ -131,7 +131,8 @@ def ablation():
             undone = dataclasses.replace(tuned, **{field.name: value})
             hps[f"with `--{field.name} {value}`"] = undone
     hps["`tutorial`"] = tutorial
-    print("| recipe | validation loss | live latents, by seed |\n|---|---|---|")
+    print("| recipe | validation loss | live latents of validation images, by seed |")
+    print("|---|---|---|")
     for name, hp in hps.items():
         epochs = []
         for seed in SEEDS:
