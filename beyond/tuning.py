@@ -81,14 +81,16 @@ def open_study(data, logdir, base, space):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     Path(logdir).mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(Path(logdir, "journal.log"))))
-    pruner = optuna.pruners.MedianPruner(n_warmup_steps=2)
-    study = optuna.create_study(
-        storage=storage, pruner=pruner, study_name="tuning", load_if_exists=True
-    )
-    # A search by one process without a stop is the same each time. Others draw at random, because
-    # processes with one seed would draw the same trials.
-    seed = None if study.trials else base.seed
+    # A search by one process without a stop is the same each time. Processes that join it have no
+    # seed, because with the same one they would draw the same trials.
+    try:
+        study = optuna.create_study(storage=storage, study_name="tuning")
+        seed = base.seed
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(storage=storage, study_name="tuning")
+        seed = None
     study.sampler = optuna.samplers.TPESampler(constant_liar=True, seed=seed)
+    study.pruner = optuna.pruners.MedianPruner(n_warmup_steps=2)
     fixed = {name: v for name, v in dataclasses.asdict(base).items() if name not in space}
     settings = json.loads(json.dumps(fixed | {"data_dir": str(data.path)}))
     earlier = study.user_attrs.get("settings", settings)

@@ -1,5 +1,7 @@
 """beyond.export: a SavedModel in a program that has TensorFlow and nothing of this project."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -49,6 +51,17 @@ def test_outputs_that_are_refused(model, tmp_path, capfd, name, phrase):
     error = capfd.readouterr().err
     assert f"{tmp_path / name}" in error and phrase in error
     assert not any(tmp_path.iterdir())
+
+
+def test_a_run_on_arrays_needs_their_place(model, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(model[0], run)
+    path = run / "checkpoints" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_dir": None}))
+    command = ["--logdir", run, "--output", tmp_path / "saved"]
+    assert typed(*command, module="export") == 2
+    assert "--data_dir" in capfd.readouterr().err
+    assert typed(*command, "--data_dir", model[1], module="export") == 0
 
 
 def test_an_export_that_fails_leaves_nothing(model, tmp_path, monkeypatch):

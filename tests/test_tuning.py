@@ -96,6 +96,7 @@ def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, c
     assert (other.returncode, err) == (0, "")
     trials = trials_in(logdir)
     assert trials[killed].state.name == "RUNNING"
+    assert len({str(trial.params) for trial in trials}) == len(trials)
     assert [trial.state.is_finished() for trial in trials].count(True) == 8
     before = files(logdir)
     assert typed(*command, 10, module="tuning") == 0
