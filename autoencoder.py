@@ -98,9 +98,10 @@ class Diverged(AutoEncoderError):
 # ---- Hyperparameters -----------------------------------------------------------------------------
 
 
-def _field(default, help, choices=(), minimum=1, interval=(0, math.inf)):
-    """A field of HParams, which is also a flag. The default determines its type: a float in an
-    interval, an int of at least `minimum`, a tuple of such ints, or a str among `choices`."""
+def _field(default, help, choices=(), minimum=1, interval=None):
+    """A field of HParams, which is also a flag. The default determines its type: a positive float,
+    or one in an interval; an int of at least `minimum`; a tuple of such ints; or a str among
+    `choices`."""
     metadata = {"help": help, "choices": choices, "minimum": minimum, "interval": interval}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -123,7 +124,7 @@ class HParams:
     schedule: str = _field(
         "constant", "how the learning rate changes", ("constant", "linear", "cosine")
     )
-    weight_decay: float = _field(0.0, "AdamW's decay of the weights")
+    weight_decay: float = _field(0.0, "AdamW's decay of the weights", interval=(0, math.inf))
     seed: int = _field(
         0, "random seed of the initial weights and of the order of the images", minimum=0
     )
@@ -145,10 +146,15 @@ def _checked(field, value):
         ok = isinstance(value, (tuple, list)) and all(_is_integer(v, minimum) for v in value)
         value = tuple(map(int, value)) if ok else value
     elif isinstance(field.default, float):
-        low, high = field.metadata["interval"]
-        expected = f"a number of at least {low} and less than {high}"
         is_number = isinstance(value, (int, float, np.integer, np.floating))
-        ok = is_number and not isinstance(value, bool) and low <= value < high
+        is_number = is_number and not isinstance(value, bool)
+        if field.metadata["interval"]:
+            low, high = field.metadata["interval"]
+            expected = f"a number of at least {low} and less than {high}"
+            ok = is_number and low <= value < high
+        else:
+            expected = "a positive number"
+            ok = is_number and 0 < value < math.inf
         value = float(value) if ok else value
     else:
         expected = f"an integer of at least {minimum}"

@@ -74,7 +74,7 @@ BAD = {
     "--activation tanh": "choose from .*relu.*swish",
     "--batch_size 0": "batch_size must be an integer of at least 1, not 0",
     "--enc_n 500 -300": "enc_n must be a list of integers of at least 1",
-    "--learning_rate nan": "learning_rate must be a number of at least 0 .*, not nan",
+    "--learning_rate nan": "learning_rate must be a positive number, not nan",
     "--data_dir {dir}/none": "{dir}/none/train-images-idx3-ubyte",
     "--logdir {dir}/run[1]": r"{dir}/run\[1\]: .* \[",
     "--logdir {dir}/file": "{dir}/file",

@@ -22,7 +22,7 @@ WRONG = {
     "enc_n": [500, "500", (500, 0), [[500]], (True,)],
     "dec_n": [None, (3.5,)],
     "seed": [-1, 1.0, False],
-    "learning_rate": [-0.1, "fast", True, None, math.nan, math.inf, [0.1]],
+    "learning_rate": [0, -0.1, "fast", True, None, math.nan, math.inf, [0.1]],
     "activation": ["Relu", "linear"],
     "Z_activation": [None, "swish"],
     "init": [0.1],
