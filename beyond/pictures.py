@@ -7,7 +7,7 @@ OUTPUT.npz is what `python autoencoder.py --data_dir` takes:
 | array            | shape           | description                                             |
 |------------------|-----------------|---------------------------------------------------------|
 | x_train, x_test  | (n, size, size) | grey images, bytes from 0 (black) to 255                |
-| y_train, y_test  | (n,)            | labels, integers; only if the pictures are in subfolders |
+| y_train, y_test  | (n,)            | labels; only if the pictures are in subfolders          |
 | class_names      | (classes,)      | names of the subfolders: that of label i is number i     |
 
 beyond.screen reads its pictures by the same function, read_picture.

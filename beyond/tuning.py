@@ -71,7 +71,7 @@ def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
         except (optuna.TrialPruned, ae.Diverged) as e:
             study.tell(trial, state=TrialState.PRUNED)
             print(e)
-    if not study.get_trials(states=[TrialState.COMPLETE]):
+    if not complete_trials(study):
         raise ae.AutoEncoderError("no trial is complete: all diverged, or --trials is too small")
     return study
 
@@ -126,14 +126,13 @@ def formatted(value):
 
 
 def complete_trials(study):
-    """Returns the complete trials, the best first."""
-    trials = study.get_trials(states=[TrialState.COMPLETE])
-    return sorted(trials, key=lambda trial: trial.value)
+    """Returns the complete trials, in the order of their numbers."""
+    return study.get_trials(states=[TrialState.COMPLETE])
 
 
 def trials_table(study):
     """Returns a table of the complete trials, the best first, as text."""
-    trials = complete_trials(study)
+    trials = sorted(complete_trials(study), key=lambda trial: trial.value)
     names = list(trials[0].params)
     rows = []
     for trial in trials:
@@ -148,15 +147,16 @@ def plot_trials(study):
 
     optuna.visualization.matplotlib.plot_slice has all axes in one row, too wide for eight.
     """
-    trials = sorted(complete_trials(study), key=lambda trial: trial.number)
+    trials = complete_trials(study)
     losses = [trial.value for trial in trials]
-    columns = min(4, len(trials[0].params))
-    rows = math.ceil(len(trials[0].params) / columns)
+    distributions = trials[0].distributions
+    columns = min(4, len(distributions))
+    rows = math.ceil(len(distributions) / columns)
     figure = Figure(figsize=(2.2 * columns + 0.5, 2.4 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes in grid.flat[len(trials[0].params) :]:
+    for axes in grid.flat[len(distributions) :]:
         axes.set_axis_off()
-    for axes, (name, distribution) in zip(grid.flat, trials[0].distributions.items()):
+    for axes, (name, distribution) in zip(grid.flat, distributions.items()):
         values = [trial.params[name] for trial in trials]
         if isinstance(distribution, CategoricalDistribution):
             choices = distribution.choices

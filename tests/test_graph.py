@@ -59,7 +59,7 @@ def test_initial_weights(init):
     g = ae.build(ae.HParams(init=init))
     with ae.start_session(g) as sess:
         weights = weights_of(g, sess)
-    scaled = []
+    standardized = []
     for w, b in zip(weights[::2], weights[1::2]):
         n, m = w.shape
         # A normal distribution that is cut at two standard deviations has 0.87963 of its own.
@@ -67,9 +67,9 @@ def test_initial_weights(init):
         assert w.std() == pytest.approx(std, rel=0.03)
         assert np.abs(w).max() <= 2 * std / 0.8796
         assert np.abs(b).max() <= 0.2 and b.any() == (init == "normal")
-        scaled.append(w.ravel()[:6000] / std)
+        standardized.append(w.ravel()[:6000] / std)
     # Each layer draws numbers of its own: no two are correlated by more than five sigmas.
-    correlations = np.corrcoef(scaled) - np.eye(len(scaled))
+    correlations = np.corrcoef(standardized) - np.eye(len(standardized))
     assert np.abs(correlations).max() < 5 / 6000**0.5
 
 

@@ -39,8 +39,8 @@ def test_compare_is_numpys(small_hp, small_dir, n, Z_n, components):
         found = comparison[method]
         # Components of similar variance are mixed by rounding. The error stays the least possible.
         np.testing.assert_allclose(found.G, G[ae.first_of_each(data.test.labels)], atol=1e-4)
-        squares = ((G - X) ** 2).sum()  # of 100 images of 16 pixels
-        score_and_mse = squares / 2, squares / 1600
+        squared_error = ((G - X) ** 2).sum()  # of 100 images of 16 pixels
+        score_and_mse = squared_error / 2, squared_error / 1600
         assert found.evaluation[:2] == pytest.approx(score_and_mse, rel=1e-5, abs=1e-6)
         assert found.accuracy == accuracy_by_sorting(codes, test_codes, data)
 

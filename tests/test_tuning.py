@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 import autoencoder as ae
 from beyond import tuning
+from beyond.common import load_run
 from conftest import ROOT, SMALL, command_of, files, typed
 
 SPACE = {
@@ -92,7 +93,7 @@ def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, c
     killed = int(re.match(r"trial (\d+): ", to_kill.stdout.readline())[1])
     to_kill.send_signal(signal.SIGKILL)
     to_kill.communicate()
-    out, err = other.communicate(timeout=120)
+    _, err = other.communicate(timeout=120)
     assert (other.returncode, err) == (0, "")
     trials = trials_in(logdir)
     assert trials[killed].state.name == "RUNNING"
@@ -103,7 +104,13 @@ def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, c
     more_trials = trials_in(logdir)
     assert more_trials[: len(trials)] == trials
     assert [trial.state.is_finished() for trial in more_trials].count(True) == 10
-    assert out.splitlines()[-1] == capfd.readouterr().out.splitlines()[-1]
+    complete = [trial for trial in more_trials if trial.state.name == "COMPLETE"]
+    best = min(complete, key=lambda trial: trial.value)
+    out = capfd.readouterr().out
+    with load_run(tuning.trial_dir(logdir, best)) as (sess, g, data):
+        evaluation = ae.evaluate(sess, g, data.test.pixels)
+    on_test = [line for line in out.splitlines() if "on the test images" in line]
+    assert on_test == [f"trial {best.number} on the test images: {evaluation}"]
     after = files(logdir)
     changed = {path.name for path in before if before[path] != after[path]}
     assert changed - {"trials.png"} == {"journal.log"}
