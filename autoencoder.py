@@ -111,23 +111,21 @@ class HParams:
     """Hyperparameters. The defaults are the tutorial's."""
 
     X_n: int = _field(784, "pixels of an image")
-    enc_n: tuple[int, ...] = _field((500, 300), "units of each hidden layer of the encoder")
+    enc_n: tuple[int, ...] = _field((500, 300), "units of each encoder layer")
     Z_n: int = _field(20, "latent variables")
-    dec_n: tuple[int, ...] = _field((300, 500), "units of each hidden layer of the decoder")
-    activation: str = _field("relu", "activation of the hidden layers", ("relu", "swish"))
-    Z_activation: str = _field("relu", "activation of Z", ("relu", "linear"))
-    init: str = _field("normal", "initialization of weights and biases", ("normal", "he", "glorot"))
+    dec_n: tuple[int, ...] = _field((300, 500), "units of each decoder layer")
+    activation: str = _field("relu", "of the hidden layers: relu or swish", ("relu", "swish"))
+    Z_activation: str = _field("relu", "of Z: relu or linear", ("relu", "linear"))
+    init: str = _field("normal", "of the weights: normal, he or glorot", ("normal", "he", "glorot"))
     G_bias: float = _field(0.0, "initial bias of G", interval=(-100, 100))
     epoch_n: int = _field(10, "passes over the training images")
     batch_size: int = _field(100, "images in a minibatch")
     learning_rate: float = _field(0.001, "Adam's learning rate")
     schedule: str = _field(
-        "constant", "how the learning rate changes", ("constant", "linear", "cosine")
+        "constant", "rate: constant, linear or cosine", ("constant", "linear", "cosine")
     )
     weight_decay: float = _field(0.0, "AdamW's decay of the weights", interval=(0, math.inf))
-    seed: int = _field(
-        0, "random seed of the initial weights and of the order of the images", minimum=0
-    )
+    seed: int = _field(0, "for initial weights and order of images", minimum=0)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -832,7 +830,7 @@ def summary_writers(sess, g, data, logdir, history):
                 path.unlink(missing_ok=True)
             add_graph(train_writer, g, data)
             hparams = session_start_pb(dataclasses.asdict(g.hp))
-            add(run_writer, 0, hparams, text_pb("run", about_run()))
+            add(run_writer, 0, hparams, text_pb("run", about_run(data)))
         train_summaries = [scalar_summary("loss", epoch.loss)]
         if epoch.learning_rate is not None:
             train_summaries.append(scalar_summary("training/learning rate", epoch.learning_rate))
@@ -914,11 +912,17 @@ def add_graph(writer, g, data):
     writer.add_run_metadata(metadata, "one step of training")
 
 
-def about_run():
-    """Returns command, device and versions, as Markdown."""
+def about_run(data):
+    """Returns command, device, versions and data, as a table in Markdown."""
     python = f"Python {sys.version.split()[0]}"
-    packages = f"{python}, TensorFlow {tf.__version__}, NumPy {np.__version__}"
-    return f"`{shlex.join(['python', *sys.argv])}` on {device()}; {packages}"
+    sizes = f"{len(data.train.pixels)} training and {len(data.validation.pixels)} validation images"
+    rows = {
+        "command": f"`{shlex.join(['python', *sys.argv])}`",
+        "device": device(),
+        "versions": f"{python}, TensorFlow {tf.__version__}, NumPy {np.__version__}",
+        "data": f"{data.path or 'arrays'}: {sizes} of {data.train.pixels.shape[1]} pixels",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {rows[name]} |" for name in rows)])
 
 
 def write_test(sess, g, test, evaluation, logdir):
@@ -1107,20 +1111,25 @@ class Parser(argparse.ArgumentParser):
     """A parser for this script and those of beyond/, with --data_dir and --logdir if a logdir is
     given."""
 
-    def __init__(self, prog, description, logdir=None, data_dir=DATA_DIR):
+    def __init__(self, prog, description, logdir=None, data_dir=DATA_DIR, example=None):
         super().__init__(
             prog,
             description=description,
+            epilog=example and f"example: {example}",
             allow_abbrev=False,
             conflict_handler="resolve",  # beyond/ defines some flags of hyperparameters anew
         )
         if logdir is None:
             return
-        data_default = "that of the run" if data_dir is None else "MNIST_data"
-        data_help = f"folder of IDX files, or .npz file (default: {data_default})"
-        self.add_argument("--data_dir", type=user_path, default=data_dir, help=data_help)
+        data_default = "the run's" if data_dir is None else "MNIST_data"
+        data_help = f"folder of IDX files, or .npz (default: {data_default})"
+        self.add_argument(
+            "--data_dir", type=user_path, default=data_dir, metavar="PATH", help=data_help
+        )
         logdir_help = "folder of the run (default: %(default)s)"
-        self.add_argument("--logdir", type=user_path, default=logdir, help=logdir_help)
+        self.add_argument(
+            "--logdir", type=user_path, default=logdir, metavar="FOLDER", help=logdir_help
+        )
 
     def error(self, message):
         raise AutoEncoderError(f"{message} (see --help)")
@@ -1133,12 +1142,15 @@ def user_path(text):
 
 def add_hparams(parser):
     """Adds --recipe, and a flag for each hyperparameter except X_n, which the data determines."""
-    group = parser.add_argument_group("hyperparameters")
-    help = "the tutorial's hyperparameters, or those that tuning found (default: tutorial)"
-    group.add_argument("--recipe", choices=RECIPES, default="tutorial", help=help)
-    for field in dataclasses.fields(HParams):
-        if field.name == "X_n":
-            continue
+    parser.usage = "%(prog)s [options]"  # the list of all flags would be long
+    fields = [field for field in dataclasses.fields(HParams) if field.name != "X_n"]
+    tuned = RECIPES["tuned"]
+    changes = [f for f in fields if getattr(tuned, f.name) != f.default]
+    flags = " ".join(f"--{field.name} {getattr(tuned, field.name)}" for field in changes)
+    group = parser.add_argument_group("hyperparameters", f"Recipe tuned is: {flags}")
+    help = f"{' or '.join(RECIPES)} (default: tutorial)"
+    group.add_argument("--recipe", choices=RECIPES, default="tutorial", metavar="NAME", help=help)
+    for field in fields:
         is_list = isinstance(field.default, tuple)
         values = field.default if is_list else [field.default]
         group.add_argument(
@@ -1147,6 +1159,7 @@ def add_hparams(parser):
             nargs="+" if is_list else None,
             choices=field.metadata["choices"] or None,
             default=argparse.SUPPRESS,
+            metavar={int: "N", float: "REAL", str: "NAME"}[type(values[0])],
             help=f"{field.metadata['help']} (default: {' '.join(map(str, values))})",
         )
 
@@ -1206,7 +1219,8 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = Parser("autoencoder.py", main.__doc__, LOGDIR)
+    example = "python autoencoder.py --recipe tuned --logdir logs/tuned"
+    parser = Parser("autoencoder.py", main.__doc__, LOGDIR, example=example)
     add_hparams(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     sys.exit(run_command(main, parser, hint="; --resume continues after the last whole epoch"))

@@ -177,9 +177,10 @@ def plot_roc(scores_by_case):
 
 
 def main(args):
-    """Trains on normal images alone, for each seed, and measures by the area under the ROC curve
-    (AUROC) how well each score separates abnormal test images from normal ones: 1 if every abnormal
-    image has a greater score than every normal one, 0.5 by chance."""
+    """Trains on normal images alone, and measures by the area under the ROC curve (AUROC) how well
+    each score separates abnormal test images from normal ones: 1 if every abnormal image has a
+    greater score than every normal one, 0.5 by chance. Normal is one label (one-normal), all labels
+    except one (one-abnormal), or all digits (no-digits)."""
     data = ae.read_data_sets(args.data_dir)
     base = ae.hparams_from_args(args, data)
     print(f"device: {ae.device()}")
@@ -204,9 +205,15 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = ae.Parser("python -m beyond.anomaly", main.__doc__, "logs/anomaly")
-    help = "what is normal: one label, all labels except one, or all digits (default: %(default)s)"
-    parser.add_argument("--experiment", choices=EXPERIMENTS, default="one-normal", help=help)
+    example = "python -m beyond.anomaly --recipe tuned --seed 0 1 2"
+    parser = ae.Parser("python -m beyond.anomaly", main.__doc__, "logs/anomaly", example=example)
+    help = "see above (default: %(default)s)"
+    parser.add_argument(
+        "--experiment", choices=EXPERIMENTS, default="one-normal", metavar="NAME", help=help
+    )
     ae.add_hparams(parser)
-    parser.add_argument("--seed", dest="seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    help = "a network for each; the mean is printed (default: 0)"
+    parser.add_argument(
+        "--seed", dest="seeds", type=int, nargs="+", default=[0], metavar="N", help=help
+    )
     sys.exit(ae.run_command(main, parser))

@@ -78,6 +78,13 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = ae.Parser("python -m beyond.export", main.__doc__, ae.LOGDIR, data_dir=None)
-    parser.add_argument("--output", type=ae.user_path, required=True, help="a new folder to write")
+    parser = ae.Parser(
+        "python -m beyond.export",
+        main.__doc__,
+        ae.LOGDIR,
+        data_dir=None,
+        example="python -m beyond.export --logdir logs/tuned --output digits",
+    )
+    help = "a new folder to write"
+    parser.add_argument("--output", type=ae.user_path, required=True, metavar="FOLDER", help=help)
     sys.exit(ae.run_command(main, parser))

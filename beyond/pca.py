@@ -190,9 +190,12 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = ae.Parser("python -m beyond.pca", main.__doc__, "logs/pca")
+    example = "python -m beyond.pca --recipe tuned --Z_n 10 20"
+    parser = ae.Parser("python -m beyond.pca", main.__doc__, "logs/pca", example=example)
     ae.add_hparams(parser)
     Z_ns = [2, 5, 10, 20, 40]
-    help = "latent variables of each network (default: %(default)s)"
-    parser.add_argument("--Z_n", dest="Z_ns", type=int, nargs="+", default=Z_ns, help=help)
+    help = f"latent variables of each (default: {' '.join(map(str, Z_ns))})"
+    parser.add_argument(
+        "--Z_n", dest="Z_ns", type=int, nargs="+", default=Z_ns, metavar="N", help=help
+    )
     sys.exit(ae.run_command(main, parser, hint="; the same command continues"))

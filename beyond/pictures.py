@@ -201,9 +201,9 @@ def plot_first_pictures(images, labels, names):
 
 def add_picture_flags(parser):
     """Adds the flags of read_picture to a parser."""
-    help = "for pictures that are dark on bright: makes them bright on dark"
+    help = "for pictures that are dark on bright"
     parser.add_argument("--invert", action="store_true", help=help)
-    help = "for photographs of a digit on paper: frames the ink as MNIST's digits are framed"
+    help = "for photographs of a digit on paper: frames it as in MNIST"
     parser.add_argument("--center", action="store_true", help=help)
 
 
@@ -250,12 +250,13 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = ae.Parser("python -m beyond.pictures", main.__doc__)
+    example = "python -m beyond.pictures photographs photographs.npz --invert"
+    parser = ae.Parser("python -m beyond.pictures", main.__doc__, example=example)
     help = "folder of pictures, or of a subfolder for each class"
     parser.add_argument("folder", type=ae.user_path, metavar="FOLDER", help=help)
     help = "a new file to write"
     parser.add_argument("output", type=ae.user_path, metavar="OUTPUT.npz", help=help)
-    help = "width and height of the images (default: %(default)s)"
-    parser.add_argument("--size", type=int, default=28, help=help)
+    help = "width and height of the images, in pixels (default: %(default)s)"
+    parser.add_argument("--size", type=int, default=28, metavar="N", help=help)
     add_picture_flags(parser)
     sys.exit(ae.run_command(main, parser))

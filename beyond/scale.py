@@ -5,7 +5,6 @@ one epoch, and screens them with a network that was trained on MNIST itself, thr
 Prints medians of whole commands. Takes six minutes, 2 GB of memory and 2 GB of disk.
 """
 
-import argparse
 import collections
 import subprocess
 import sys
@@ -50,7 +49,8 @@ def measured(module, *arguments):
     return time.perf_counter() - begin, float(run.stdout.split()[-1])
 
 
-def main():
+def main(args):
+    """Measures how time and memory of training and screening grow with the number of images."""
     found, test = collections.defaultdict(list), ae.read_data_sets().test.pixels
     with tempfile.TemporaryDirectory() as folder:
         for n in SIZES:
@@ -83,5 +83,5 @@ def main():
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    main()
+    parser = ae.Parser("python -m beyond.scale", main.__doc__)
+    sys.exit(ae.run_command(main, parser))

@@ -116,8 +116,14 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = ae.Parser("python -m beyond.screen", main.__doc__, ae.LOGDIR, data_dir=None)
-    help = "a picture, a folder of pictures, or a .npy, .npz or IDX file of images"
+    parser = ae.Parser(
+        "python -m beyond.screen",
+        main.__doc__,
+        ae.LOGDIR,
+        data_dir=None,
+        example="python -m beyond.screen photographs --invert --center",
+    )
+    help = "picture, folder of pictures, .npy, .npz or IDX file"
     parser.add_argument("pictures", type=ae.user_path, metavar="PICTURES", help=help)
     add_picture_flags(parser)
     sys.exit(ae.run_command(main, parser))

@@ -202,8 +202,9 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = ae.Parser("python -m beyond.tuning", main.__doc__, "logs/tuning")
+    example = "python -m beyond.tuning --trials 80"
+    parser = ae.Parser("python -m beyond.tuning", main.__doc__, "logs/tuning", example=example)
     ae.add_hparams(parser)
-    help = "trials of the search, those of earlier commands included (default: %(default)s)"
+    help = "trials, with those of earlier commands (default: %(default)s)"
     parser.add_argument("--trials", type=int, default=20, metavar="N", help=help)
     sys.exit(ae.run_command(main, parser, hint="; the same command continues"))

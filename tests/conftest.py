@@ -21,6 +21,8 @@ import autoencoder as ae
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8]
 BROWSER = shutil.which("chromium") and shutil.which("chromedriver")
+FLAGS = """headless=new no-sandbox use-angle=swiftshader enable-unsafe-swiftshader no-first-run
+disable-background-networking disable-component-update window-size=1400,1000"""
 needs_browser = pytest.mark.skipif(not BROWSER, reason="needs chromium and chromium-driver")
 
 
@@ -146,3 +148,19 @@ def model(tmp_path_factory):
     command = [*SMALL, "--init", "he", "--Z_activation", "linear", "--epoch_n", 1]
     assert typed(*command, "--data_dir", data_dir, "--logdir", logdir) == 0
     return logdir, data_dir
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """Headless Chromium. WebGL is drawn without a GPU."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in [*FLAGS.split(), f"user-data-dir={tmp_path}/browser"]:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 
 import nbformat
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from nbclient import NotebookClient
 
 import autoencoder as ae
-from conftest import ROOT
+from conftest import ROOT, free_port, needs_browser, server
 
 NOTEBOOK = ROOT / "AutoEncoder.ipynb"
 SECTIONS = ["Imports", "Hyperparameters", "Input data", "Model architecture", "Session"]
@@ -72,21 +73,24 @@ def test_hyperparameters_and_source_are_the_modules():
     exec(cells["hp"].source, namespace)
     assert namespace["hp"] == ae.HParams()
     module = (ROOT / "autoencoder.py").read_text()
-    for id in ("source", "training-source"):
-        shown = cells[id].outputs[0].data["text/markdown"]
-        functions = re.findall(r"^def .*?(?=\n\n\n|\n```)", shown, re.M | re.S)
-        assert functions
-        assert all(function in module for function in functions)
+    for id in ("source", "feed-source", "train-source"):
+        shown = cells[id].outputs[0].data["text/plain"]
+        assert shown.startswith("def ")
+        assert all(function.strip() in module for function in shown.split("\n\n\n"))
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder to run the notebook in, with a copy of the modules, so that ours gets no files.
+def folder(tmp_path, monkeypatch, mnist):
+    """A folder to run the notebook in, with a copy of the modules, so that ours gets no files, and a
+    tenth of MNIST.
 
     TensorBoard, which the notebook starts, is stopped at the end.
     """
     shutil.copy(ROOT / "autoencoder.py", tmp_path)
     shutil.copytree(ROOT / "beyond", tmp_path / "beyond")
+    train, test = mnist.train.subset(slice(6000)), mnist.test.subset(slice(1000))
+    arrays = {"x_train": train.pixels, "y_train": train.labels}
+    np.savez(tmp_path / "mnist.npz", x_test=test.pixels, y_test=test.labels, **arrays)
     for name in ("TMPDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
@@ -95,16 +99,17 @@ def folder(tmp_path, monkeypatch):
         os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
 
 
-def test_every_cell_runs(mnist, folder):
-    train, test = mnist.train.subset(slice(6000)), mnist.test.subset(slice(1000))
-    arrays = {"x_train": train.pixels, "y_train": train.labels}
-    np.savez(folder / "mnist.npz", x_test=test.pixels, y_test=test.labels, **arrays)
-    notebook, cells = read()
+def shorten(cells):
     for id, long, short in SHORTER:
         assert long in cells[id].source
         cells[id].source = cells[id].source.replace(long, short)
     for cell in cells.values():
         cell.outputs = []
+
+
+def test_every_cell_runs(folder):
+    notebook, cells = read()
+    shorten(cells)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     check_outputs(cells)
     assert "text/html" in json.dumps(cells["tensorboard"].outputs)
@@ -113,3 +118,53 @@ def test_every_cell_runs(mnist, folder):
     with ae.start_session(g) as sess:
         ae.train(sess, g, data, loop=ae.feed_loop)
         assert text_of(cells["score"]) == f"{ae.evaluate(sess, g, data.test.images)}\n"
+
+
+@needs_browser
+def test_a_slider_changes_the_picture(driver, folder):
+    """In JupyterLab, after the cells that lead to the first slider."""
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    notebook, cells = read()
+    shorten(cells)
+    ids = "imports hp data digits tutorial build training latent live turned sliders".split()
+    notebook.cells = [cells[id] for id in ids]
+    nbformat.write(notebook, folder / "slider.ipynb")
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--ServerApp.root_dir={folder}", f"--port={port}", "--IdentityProvider.token="]
+    command += ["--LabApp.expose_app_in_browser=True"]
+    url = f"http://127.0.0.1:{port}/lab/tree/slider.ipynb"
+    wait = WebDriverWait(driver, 60)
+
+    def element(selector):
+        return wait.until(lambda _: driver.find_elements(By.CSS_SELECTOR, selector), selector)[0]
+
+    def picture():
+        script = "return fetch(document.querySelector('.widget-image').src).then(r => r.text())"
+        return driver.execute_script(script)
+
+    def drag_first_slider(pixels):
+        handle = element(".noUi-handle")
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
+        ActionChains(driver).drag_and_drop_by_offset(handle, pixels, 0).perform()
+
+    with server(command, url, folder / "log"):
+        driver.get(url)
+        element(".jp-CodeCell")
+        # JupyterLab asks for a kernel if none has started, and draws only the cells in sight.
+        driver.execute_script("return jupyterapp.shell.currentWidget.sessionContext.ready")
+        driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
+        driver.execute_script("jupyterapp.shell.currentWidget.content.scrollToItem(10)")
+        element(".noUi-handle")
+        before = picture()
+        drag_first_slider(300)
+        wait.until(lambda _: picture() != before)
+        right = picture()
+        drag_first_slider(-300)
+        wait.until(lambda _: picture() != right)
+        assert float(element(".widget-readout").text) == 0  # ReLU's smallest Z
+        drag_first_slider(300)
+        wait.until(lambda _: picture() == right)

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import re
-import shutil
 import sys
 import time
 import types
@@ -118,8 +117,9 @@ def test_graph_and_one_step_of_training(run):
 def test_text_and_hyperparameters(run):
     events = read(run.logdir)
     text = make_ndarray(events.Tensors("run")[0].tensor_proto).item().decode()
-    assert f"on {ae.device()}" in text
+    assert f"| device | {ae.device()} |" in text
     assert f"TensorFlow {tf.__version__}, NumPy {np.__version__}" in text
+    assert f"{run.data.path}: 300 training and 27 validation images of 16 pixels" in text
     contents = events.PluginTagToContent("hparams")
     start = HParamsPluginData.FromString(contents["_hparams_/session_start_info"])
     found = start.session_start_info.hparams
@@ -171,8 +171,6 @@ def test_images_that_are_not_square_and_labels(run, tmp_path, labels):
 
 # ---- In a browser --------------------------------------------------------------------------------
 
-FLAGS = """headless=new no-sandbox use-angle=swiftshader enable-unsafe-swiftshader no-first-run
-disable-background-networking disable-component-update window-size=1400,1000"""
 TEXT = """
 const parts = [];
 const walk = node => {
@@ -186,22 +184,6 @@ const walk = node => {
 walk(document.body);
 return parts.join(" ");
 """  # TensorBoard's pages consist of shadow roots and frames, which innerText does not enter
-
-
-@pytest.fixture
-def driver(tmp_path):
-    """Headless Chromium. WebGL is drawn without a GPU."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS.split(), f"user-data-dir={tmp_path}"]:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
 
 
 @needs_browser
