@@ -913,16 +913,19 @@ def add_graph(writer, g, data):
 
 
 def about_run(data):
-    """Returns command, device, versions and data, as a table in Markdown."""
+    """Returns command, device, versions and data, as a list in Markdown."""
+    command = shlex.join(["python", *sys.argv])
+    if "ipykernel" in sys.modules:
+        command = "cells of a notebook"
     python = f"Python {sys.version.split()[0]}"
     sizes = f"{len(data.train.pixels)} training and {len(data.validation.pixels)} validation images"
-    rows = {
-        "command": f"`{shlex.join(['python', *sys.argv])}`",
+    lines = {
+        "command": f"`{command}`",
         "device": device(),
         "versions": f"{python}, TensorFlow {tf.__version__}, NumPy {np.__version__}",
-        "data": f"{data.path or 'arrays'}: {sizes} of {data.train.pixels.shape[1]} pixels",
+        "data": f"{data.path or 'arrays'}, {sizes} of {data.train.pixels.shape[1]} pixels",
     }
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {rows[name]} |" for name in rows)])
+    return "\n".join(f"- {name}: {text}" for name, text in lines.items())
 
 
 def write_test(sess, g, test, evaluation, logdir):
