@@ -512,7 +512,7 @@ def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
     is replaced.
     resume: continues from the last checkpoint in logdir, if there is one, with the weights that
     training without a stop would have, unless the graph draws random numbers. All hyperparameters
-    must be the same, except that epoch_n may grow if the schedule is constant.
+    must be the same, except for epoch_n if the schedule is constant.
     loop: a function (sess, g, pixels, epoch) that trains for one epoch and returns the loss per 100
     images. By default, what compile_loop returns. If you change feed_loop, pass loop=feed_loop.
     on_epoch: is called with each Epoch; an exception that it raises stops the training.
@@ -662,7 +662,10 @@ def restore(sess, g, data, logdir, saver):
     if changed:
         hint = "use the same, or another logdir"
         if changed == ["graph"]:
-            hint = "build the same (in a notebook, call tf.reset_default_graph() before)"
+            hint = (
+                "build the same (commands open only what `build` makes; "
+                "in a notebook, call tf.reset_default_graph() before)"
+            )
         raise AutoEncoderError(f"the run in {logdir} differs in {', '.join(changed)}: {hint}")
     try:
         saver.restore(sess, path)
@@ -1217,8 +1220,8 @@ def main(args):
         G = sess.run(g.G, {g.X: examples.images})
         path = args.logdir / "reconstruction.png"
         plot_reconstruction(examples.images, G, examples.labels).savefig(path, dpi=100)
-        print(f"X | G: {path}")
-        print(f"to see graph and losses: tensorboard --logdir {shlex.quote(str(args.logdir))}")
+        print(f"images X and reconstructions G: {path}")
+        print(f"graph and losses: tensorboard --logdir {shlex.quote(str(args.logdir))}")
 
 
 if __name__ == "__main__":

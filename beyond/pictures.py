@@ -246,7 +246,7 @@ def main(args):
         table = zip(range(len(names)), names, np.bincount(labels))
         print(format_table(["label", "class", "pictures"], *table))
     print(f"{len(train)} training images and {len(test)} test images: {args.output}")
-    print(f"the first of them, to look at: {preview}")
+    print(f"preview of the first of them: {preview}")
 
 
 if __name__ == "__main__":

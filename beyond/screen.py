@@ -111,7 +111,8 @@ def main(args):
     print(
         f"flagged (!): {flags.sum()} of {len(flags)}, with a score above {detector.threshold:.4g},"
     )
-    print(f"which at most 5% of the validation images of {data.path} exceed")
+    n = len(data.validation.pixels)
+    print(f"which at most 5% of the {n} validation images of {data.path} exceed")
     print(f"picture and scores: screened.png and scores.csv in {folder}")
 
 

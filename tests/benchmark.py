@@ -259,7 +259,7 @@ def main():
             figure, losses[name] = json.loads(run.stdout.split("RESULT ")[1])
             times.setdefault(name, []).append(figure)
     print(f"\r{'':60}\r", end="", file=sys.stderr)
-    print("\n| | ms per step: median (min to max) | this project's / its | loss |")
+    print("\n| | ms per step: median (min to max) | relative to this project | loss |")
     print("|---|---|---|---|")
     reference = statistics.median(times["this project"])
     for name in WAYS:
@@ -269,7 +269,7 @@ def main():
         median, loss = statistics.median(times[name]), losses[name][1]
         off = abs(loss / losses["this project"][1] - 1) > 0.1
         note = f"{loss:.0f}{' (differs)' if off else ''}"
-        print(f"| {name} | {spread(times[name])} | {reference / median:.2f} | {note} |")
+        print(f"| {name} | {spread(times[name])} | {median / reference:.2f} | {note} |")
     print("\n| graph | compiled: ms per step | feed_loop | compiled / feed_loop |")
     print("|---|---|---|---|")
     for graph in CHANGED:
