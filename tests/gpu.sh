@@ -117,7 +117,7 @@ row() { # LABEL ENTRY
 }
 for round in 1 2 3; do
     row "compiled loop" "this project"
-    row "tutorial's cell" "the tutorial's cell, two calls per step"
+    row "tutorial's cell" "the tutorial's cell"
     row "feed_loop" "feed_loop, one call per step"
     CUDA_VISIBLE_DEVICES="" row "compiled loop on the CPU" "this project"
     row "JAX" "JAX, jit and scan"
