@@ -116,7 +116,7 @@ class HParams:
     dec_n: tuple[int, ...] = _field((300, 500), "units of each decoder layer")
     activation: str = _field("relu", "of the hidden layers: relu or swish", ("relu", "swish"))
     Z_activation: str = _field("relu", "of Z: relu or linear", ("relu", "linear"))
-    init: str = _field("normal", "of the weights: normal, he or glorot", ("normal", "he", "glorot"))
+    init: str = _field("normal", "initial weights: normal, he, glorot", ("normal", "he", "glorot"))
     G_bias: float = _field(0.0, "initial bias of G", interval=(-100, 100))
     epoch_n: int = _field(10, "passes over the training images")
     batch_size: int = _field(100, "images in a minibatch")
@@ -663,7 +663,7 @@ def restore(sess, g, data, logdir, saver):
         hint = "use the same, or another logdir"
         if changed == ["graph"]:
             hint = (
-                "build the same (commands open only what `build` makes; "
+                "build the same graph (commands open only what `build` makes; "
                 "in a notebook, call tf.reset_default_graph() before)"
             )
         raise AutoEncoderError(f"the run in {logdir} differs in {', '.join(changed)}: {hint}")
@@ -917,16 +917,17 @@ def add_graph(writer, g, data):
 
 def about_run(data):
     """Returns command, device, versions and data, as a list in Markdown."""
-    command = shlex.join(["python", *sys.argv])
+    command = f"`{shlex.join(['python', *sys.argv])}`"
     if "ipykernel" in sys.modules:
         command = "cells of a notebook"
+    source = f"`{data.path}`" if data.path else "arrays"
     python = f"Python {sys.version.split()[0]}"
     sizes = f"{len(data.train.pixels)} training and {len(data.validation.pixels)} validation images"
     lines = {
-        "command": f"`{command}`",
+        "command": command,
         "device": device(),
         "versions": f"{python}, TensorFlow {tf.__version__}, NumPy {np.__version__}",
-        "data": f"{data.path or 'arrays'}, {sizes} of {data.train.pixels.shape[1]} pixels",
+        "data": f"{source}, {sizes} of {data.train.pixels.shape[1]} pixels",
     }
     return "\n".join(f"- {name}: {text}" for name, text in lines.items())
 
@@ -1151,7 +1152,7 @@ def add_hparams(parser):
     parser.usage = "%(prog)s [options]"  # the list of all flags would be long
     fields = [field for field in dataclasses.fields(HParams) if field.name != "X_n"]
     tuned = RECIPES["tuned"]
-    changes = [f for f in fields if getattr(tuned, f.name) != f.default]
+    changes = [field for field in fields if getattr(tuned, field.name) != field.default]
     flags = " ".join(f"--{field.name} {getattr(tuned, field.name)}" for field in changes)
     group = parser.add_argument_group("hyperparameters", f"Recipe tuned is: {flags}")
     help = f"{' or '.join(RECIPES)} (default: tutorial)"

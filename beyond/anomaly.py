@@ -207,7 +207,7 @@ def main(args):
 if __name__ == "__main__":
     example = "python -m beyond.anomaly --recipe tuned --seed 0 1 2"
     parser = ae.Parser("python -m beyond.anomaly", main.__doc__, "logs/anomaly", example=example)
-    help = "see above (default: %(default)s)"
+    help = "one-normal (the default), one-abnormal or no-digits"
     parser.add_argument(
         "--experiment", choices=EXPERIMENTS, default="one-normal", metavar="NAME", help=help
     )

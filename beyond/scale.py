@@ -50,7 +50,8 @@ def measured(module, *arguments):
 
 
 def main(args):
-    """Measures how time and memory of training and screening grow with the number of images."""
+    """Measures how time and memory of training and screening grow with the number of images. Takes
+    six minutes, 2 GB of memory and 2 GB of disk."""
     found, test = collections.defaultdict(list), ae.read_data_sets().test.pixels
     with tempfile.TemporaryDirectory() as folder:
         for n in SIZES:

@@ -21,7 +21,7 @@ import autoencoder as ae
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8]
 BROWSER = shutil.which("chromium") and shutil.which("chromedriver")
-FLAGS = """headless=new no-sandbox use-angle=swiftshader enable-unsafe-swiftshader no-first-run
+BROWSER_FLAGS = """headless=new no-sandbox use-angle=swiftshader enable-unsafe-swiftshader no-first-run
 disable-background-networking disable-component-update window-size=1400,1000"""
 needs_browser = pytest.mark.skipif(not BROWSER, reason="needs chromium and chromium-driver")
 
@@ -157,7 +157,7 @@ def driver(tmp_path):
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS.split(), f"user-data-dir={tmp_path}/browser"]:
+    for flag in [*BROWSER_FLAGS.split(), f"user-data-dir={tmp_path}/browser"]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(shutil.which("chromedriver"))

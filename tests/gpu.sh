@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # What this project does on a machine with an NVIDIA GPU, written into a new folder as text:
 #
-#     bash tests/gpu.sh [FOLDER (default: gpu-report)] [FACTOR (default: 1)]
+#     bash tests/gpu.sh [FOLDER (default: logs/gpu)] [FACTOR, an integer (default: 1)]
 #
 # Takes at most nine minutes, or FACTOR times that on a slower machine. Uses the python3 on the PATH.
 # A step that fails or has no time left does not stop the next. Runs without a GPU, too: on the CPU.
 set -u
 export OUT LIMIT
-OUT=$(realpath -m "${1:-gpu-report}")
 FACTOR=${2:-1}
 TOTAL=$((530 * FACTOR))
 export PYTHONUNBUFFERED=1 # so that what a step prints before its timeout is kept
-cd "$(dirname "$0")/.." || exit
+cd "$(dirname "$0")/.." || exit # so FOLDER is relative to the project's folder
+OUT=$(realpath -m "${1:-logs/gpu}")
 mkdir "$OUT" || exit # a new folder, so that nothing is overwritten
 
 step() { # NAME SECONDS: runs the commands on standard input, with their output in NAME.txt

@@ -119,7 +119,7 @@ def test_text_and_hyperparameters(run):
     text = make_ndarray(events.Tensors("run")[0].tensor_proto).item().decode()
     assert f"- device: {ae.device()}\n" in text
     assert f"TensorFlow {tf.__version__}, NumPy {np.__version__}" in text
-    assert f"{run.data.path}, 300 training and 27 validation images of 16 pixels" in text
+    assert f"`{run.data.path}`, 300 training and 27 validation images of 16 pixels" in text
     contents = events.PluginTagToContent("hparams")
     start = HParamsPluginData.FromString(contents["_hparams_/session_start_info"])
     found = start.session_start_info.hparams
