@@ -662,9 +662,9 @@ def restore(sess, g, data, logdir, saver):
     if changed:
         hint = "use the same, or another logdir"
         if changed == ["graph"]:
-            hint = (
-                "build the same graph (commands open only what `build` makes; "
-                "in a notebook, call tf.reset_default_graph() before)"
+            hint += (
+                " (commands open only the graph of `build`; in a notebook, call "
+                "tf.reset_default_graph() before building a graph again)"
             )
         raise AutoEncoderError(f"the run in {logdir} differs in {', '.join(changed)}: {hint}")
     try:

@@ -214,7 +214,7 @@ def torch_compile():
 WAYS = {
     "this project": lambda: tensorflow(compiled_loop),
     "the tutorial's cell": lambda: tensorflow(tutorial_loop),
-    "feed_loop, one call per step": lambda: tensorflow(feed_loop),
+    "feed_loop": lambda: tensorflow(feed_loop),
     "Keras fit": keras_fit,
     "JAX, jit and scan": jax_scan,
     "PyTorch, eager, fused Adam": torch_eager,

@@ -118,7 +118,7 @@ row() { # LABEL ENTRY
 for round in 1 2 3; do
     row "compiled loop" "this project"
     row "tutorial's cell" "the tutorial's cell"
-    row "feed_loop" "feed_loop, one call per step"
+    row "feed_loop" "feed_loop"
     CUDA_VISIBLE_DEVICES="" row "compiled loop on the CPU" "this project"
     row "JAX" "JAX, jit and scan"
     python3 - "$OUT/5-times.txt" <<'PY'
