@@ -53,11 +53,12 @@ step 3-trajectory 100 <<'STEP'
 echo "largest relative difference of the loss from TensorFlow 1.14's"
 for mode in "TF32 on" "TF32 off" "CPU"; do
     [ "$mode" = CPU ] && export CUDA_VISIBLE_DEVICES=""
-    python3 - "$mode" <<'PY'
+    PYTHONPATH="tests:${PYTHONPATH:-}" python3 - "$mode" <<'PY'
 import json
 import sys
 
 import numpy as np
+from benchmark import weights
 
 import autoencoder as ae
 
@@ -68,10 +69,9 @@ with open("tests/seed_trajectory.json") as file:
 pixels = ae.read_data_sets().train.pixels[np.random.RandomState(1).permutation(55000)]
 for name in ("feed_loop", "compiled loop"):
     g = ae.build(ae.HParams())
-    rs = np.random.RandomState(0)
     with g.X.graph.as_default(), ae.start_session(g) as sess:
-        for v in tf.trainable_variables():
-            v.load(np.float32(0.1 * np.clip(rs.standard_normal(v.shape), -2, 2)), sess)
+        for variable, value in zip(tf.trainable_variables(), weights()):
+            variable.load(value, sess)
         loop = ae.feed_loop if name == "feed_loop" else ae.compile_loop(sess, g, pixels)
         losses = [loop(sess, g, pixels[k : k + 100], 1) for k in range(0, 20000, 100)]
     difference = np.abs(np.divide(losses, expected) - 1)
@@ -189,14 +189,13 @@ STEP
 
 step 8-beyond 90 <<'STEP'
 python3 - <<'PY'
-import gzip
 import os
 
 import numpy as np
 
-with gzip.open("MNIST_data/t10k-images-idx3-ubyte.gz") as file:
-    images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-np.save(os.environ["OUT"] + "/images.npy", images[:200])
+import autoencoder as ae
+
+np.save(os.environ["OUT"] + "/images.npy", ae.read_data_sets().test.pixels[:200])
 PY
 # Where a package is missing, the last line of the output is a ModuleNotFoundError that names it.
 python3 -m beyond.screen "$OUT/images.npy" --logdir "$OUT/run"
@@ -207,8 +206,7 @@ python3 -m beyond.tuning --trials 1 --epoch_n 1 --logdir "$OUT/tuning"
 echo "tuning: exit status $?"
 STEP
 
-# Files in the order of importance. When the time is over an interrupt, at which pytest prints its
-# summary. Every failure is of interest, so it does not stop at the first.
+# Files in the order of importance. When the time is over, SIGINT makes pytest print its summary.
 step 9-tests 150 <<'STEP'
 timeout --foreground -s INT $((LIMIT - 8)) python3 -m pytest -n0 -q -rfE --tb=short \
     --continue-on-collection-errors \
