@@ -29,23 +29,25 @@ comparison with PCA, tuning, anomaly detection; and export.
 import argparse
 import contextlib
 import dataclasses
-import functools
 import gzip
 import io
 import json
 import math
+import numbers
 import os
 import re
 import shlex
 import sys
 import threading
 import time
+import types
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.image
 import numpy as np
+from google.protobuf.json_format import MessageToJson
 from matplotlib.figure import Figure
 
 # Hides TensorFlow's C++ log, except fatal errors. TF_CPP_MIN_LOG_LEVEL=0 in the environment shows it.
@@ -74,13 +76,17 @@ def muted_stderr():
 with muted_stderr():
     import tensorflow.compat.v1 as tf
     from tensorboard.plugins import projector
-    from tensorboard.plugins.histogram.summary_v2 import histogram_pb
     from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
     from tensorboard.plugins.hparams.summary import session_end_pb, session_start_pb
     from tensorboard.plugins.text.summary_v2 import text_pb
 
 tf.disable_eager_execution()  # graphs and sessions, as in TensorFlow 1
 tf.logging.set_verbosity(tf.logging.ERROR)
+
+# Without this flag, compile_loop's loop copies most of the weights at each step. XLA reads it when it
+# first compiles, and aborts if it does not know a flag, which may be so in other versions.
+if tf.__version__.startswith("2.21."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
 
 DATA_DIR = Path(__file__).resolve().parent / "MNIST_data"
 LOGDIR = "logs/AutoEncoder"
@@ -97,12 +103,20 @@ class Diverged(AutoEncoderError):
 
 # ---- Hyperparameters -----------------------------------------------------------------------------
 
+# What the hyperparameters that are names can be.
+ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "linear": tf.identity}
+INITIALIZERS = {
+    "normal": tf.truncated_normal_initializer(stddev=0.1),
+    "he": tf.initializers.he_normal(),
+    "glorot": tf.initializers.glorot_normal(),
+}
+SCHEDULES = ("constant", "linear", "cosine")
 
-def _field(default, help, choices=(), minimum=1, interval=None):
-    """A field of HParams, which is also a flag. The default determines its type: a positive float,
-    or one in an interval; an int of at least `minimum`; a tuple of such ints; or a str among
-    `choices`."""
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "interval": interval}
+
+def _field(default, help, choices=(), low=0, closed=False):
+    """A field of HParams, which is also a flag: one of `choices`; or a number greater than `low`,
+    or equal to it if `closed`; or a tuple of such integers. The default determines the type."""
+    metadata = {"help": help, "choices": tuple(choices), "low": low, "closed": closed}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -114,58 +128,44 @@ class HParams:
     enc_n: tuple[int, ...] = _field((500, 300), "units of each encoder layer")
     Z_n: int = _field(20, "latent variables")
     dec_n: tuple[int, ...] = _field((300, 500), "units of each decoder layer")
-    activation: str = _field("relu", "of the hidden layers: relu or swish", ("relu", "swish"))
-    Z_activation: str = _field("relu", "of Z: relu or linear", ("relu", "linear"))
-    init: str = _field("normal", "initial weights: normal, he, glorot", ("normal", "he", "glorot"))
-    G_bias: float = _field(0.0, "initial bias of G", interval=(-100, 100))
+    activation: str = _field("relu", "of the hidden layers", ACTIVATIONS)
+    Z_activation: str = _field("relu", "of Z", ACTIVATIONS)
+    init: str = _field("normal", "initial weights", INITIALIZERS)
+    G_bias: float = _field(0.0, "initial bias of G", low=-math.inf)
+    train_n: int = _field(55000, "training images")
     epoch_n: int = _field(10, "passes over the training images")
     batch_size: int = _field(100, "images in a minibatch")
     learning_rate: float = _field(0.001, "Adam's learning rate")
-    schedule: str = _field(
-        "constant", "rate: constant, linear or cosine", ("constant", "linear", "cosine")
-    )
-    weight_decay: float = _field(0.0, "AdamW's decay of the weights", interval=(0, math.inf))
-    seed: int = _field(0, "for initial weights and order of images", minimum=0)
+    schedule: str = _field("constant", "of the learning rate", SCHEDULES)
+    weight_decay: float = _field(0.0, "AdamW's decay of the weights", closed=True)
+    seed: int = _field(0, "for initial weights and order of images", closed=True)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+            value = getattr(self, field.name)
+            if isinstance(field.default, tuple):
+                values = value if isinstance(value, (tuple, list)) else [value]
+                value = tuple(_checked(field, each) for each in values)
+            else:
+                value = _checked(field, value)
+            object.__setattr__(self, field.name, value)
 
 
 def _checked(field, value):
-    """The value, as the type of the field's default. Raises AutoEncoderError if it does not fit."""
-    choices = field.metadata["choices"]
-    minimum = field.metadata["minimum"]
+    """Returns the value of a field, or of one of its layers, as a Python object. Raises
+    AutoEncoderError if it is not allowed."""
+    choices, low, closed = (field.metadata[key] for key in ("choices", "low", "closed"))
     if choices:
         expected = " or ".join(choices)
-        ok = value in choices
-    elif isinstance(field.default, tuple):
-        expected = f"a list of integers of at least {minimum}"
-        ok = isinstance(value, (tuple, list)) and all(_is_integer(v, minimum) for v in value)
-        value = tuple(map(int, value)) if ok else value
-    elif isinstance(field.default, float):
-        is_number = isinstance(value, (int, float, np.integer, np.floating))
-        is_number = is_number and not isinstance(value, bool)
-        if field.metadata["interval"]:
-            low, high = field.metadata["interval"]
-            expected = f"a number of at least {low} and less than {high}"
-            ok = is_number and low <= value < high
-        else:
-            expected = "a positive number"
-            ok = is_number and 0 < value < math.inf
-        value = float(value) if ok else value
+        if value in choices:
+            return value
     else:
-        expected = f"an integer of at least {minimum}"
-        ok = _is_integer(value, minimum)
-        value = int(value) if ok else value
-    if not ok:
-        raise AutoEncoderError(f"{field.name} must be {expected}, not {value!r}")
-    return value
-
-
-def _is_integer(value, minimum):
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return is_integer and value >= minimum
+        is_float = isinstance(field.default, float)
+        expected = f"{'a number' if is_float else 'an integer'} {'>=' if closed else '>'} {low}"
+        if isinstance(value, numbers.Real if is_float else numbers.Integral):
+            if low < value < math.inf or (closed and value == low):
+                return float(value) if is_float else int(value)
+    raise AutoEncoderError(f"{field.name} must be {expected}, not {value!r}")
 
 
 RECIPES = {
@@ -198,29 +198,26 @@ class DataSet:
     """Images and labels, with images, labels, num_examples and next_batch as in TensorFlow 1's
     tutorials. make_data_set checks and converts arrays of your own."""
 
-    def __init__(self, pixels, labels):
-        self.pixels = pixels  # (n, X_n), bytes as in the file, or floats in [0, 1]
+    def __init__(self, images, labels=None):
+        self.images = images  # (n, X_n), float32 in [0, 1]
         self.labels = labels  # (n,), integers; (n, classes), one-hot; or None
         self._rng = np.random.default_rng(0)
         self._next_rows = np.empty(0, int)
 
-    @functools.cached_property
-    def images(self):
-        """(n, X_n), float32 in [0, 1]: four times the memory of bytes."""
-        return to_float(self.pixels)
-
     @property
     def num_examples(self):
-        return len(self.pixels)
+        return len(self.images)
 
     def subset(self, rows):
         """Returns a DataSet of some rows, given as a slice, indices or a mask."""
-        return DataSet(self.pixels[rows], None if self.labels is None else self.labels[rows])
+        return DataSet(self.images[rows], None if self.labels is None else self.labels[rows])
 
-    def next_batch(self, batch_size):
-        """Returns the next images (batch_size, X_n) and labels, in a new order in each epoch."""
+    def next_batch(self, batch_size, shuffle=True):
+        """Returns the next images (batch_size, X_n) and labels, in a new order in each epoch if
+        `shuffle`."""
         while len(self._next_rows) < batch_size:
-            next_epoch = self._rng.permutation(self.num_examples)
+            n = self.num_examples
+            next_epoch = self._rng.permutation(n) if shuffle else np.arange(n)
             self._next_rows = np.append(self._next_rows, next_epoch)
         batch = self.subset(self._next_rows[:batch_size])
         self._next_rows = self._next_rows[batch_size:]
@@ -232,16 +229,6 @@ class DataSets(NamedTuple):
     validation: DataSet
     test: DataSet
     path: Path | None = None  # the folder or file that they were read from
-
-
-def to_float(pixels):
-    """Returns bytes as float32 in [0, 1], rounded as in the tutorial, and floats as float32.
-
-    _loop_graph does the same in the compiled loop.
-    """
-    if pixels.dtype == np.uint8:
-        return np.multiply(pixels, np.float32(1 / 255), dtype=np.float32)
-    return pixels.astype(np.float32, copy=False)
 
 
 def read_data_sets(data_dir=DATA_DIR, one_hot=False, reshape=True, validation_size=None):
@@ -261,33 +248,31 @@ def read_data_sets(data_dir=DATA_DIR, one_hot=False, reshape=True, validation_si
     x_train, y_train, x_test, y_test = _read_npz(path) if path.suffix == ".npz" else _read_idx(path)
     train = make_data_set(x_train, y_train, f"{path}: training images")
     test = make_data_set(x_test, y_test, f"{path}: test images")
-    if one_hot:
-        if train.labels is None or test.labels is None:
-            raise AutoEncoderError(f"{path}: one_hot needs labels, y_train and y_test")
-        classes = 1 + int(max(train.labels.max(), test.labels.max()))
-        train = DataSet(train.pixels, np.eye(classes)[train.labels])
-        test = DataSet(test.pixels, np.eye(classes)[test.labels])
-    if train.pixels.shape[1] != test.pixels.shape[1]:
+    if train.images.shape[1] != test.images.shape[1]:
         raise AutoEncoderError(f"{path}: training and test images differ in size")
     n = validation_size
     if n is None:
-        n = min(5000, len(train.pixels) // 12)
-        if n == 0:
-            raise AutoEncoderError(f"{path}: at least 12 training images are needed")
-    if not 0 <= n < len(train.pixels):
-        raise AutoEncoderError(f"validation_size must be 0 to {len(train.pixels) - 1}, not {n}")
+        n = max(1, min(5000, train.num_examples // 12))
+    if not 0 <= n < train.num_examples:
+        found = f"{train.num_examples} training images"
+        raise AutoEncoderError(f"{path}: validation_size is {n}, but there are {found}")
+    if one_hot:
+        if any(part.labels is None or part.labels.min() < 0 for part in (train, test)):
+            raise AutoEncoderError(f"{path}: one_hot needs labels, y_train and y_test, from 0 on")
+        classes = 1 + int(max(train.labels.max(), test.labels.max()))
+        train.labels = np.eye(classes)[train.labels]
+        test.labels = np.eye(classes)[test.labels]
     if not reshape:
-        train = DataSet(as_2d(train.pixels)[..., np.newaxis], train.labels)
-        test = DataSet(as_2d(test.pixels)[..., np.newaxis], test.labels)
+        train.images = as_2d(train.images)[..., np.newaxis]
+        test.images = as_2d(test.images)[..., np.newaxis]
     return DataSets(train.subset(slice(n, None)), train.subset(slice(n)), test, path.resolve())
 
 
 def make_data_set(images, labels, name):
     """Returns a DataSet of images (n, height, width), (n, height, width, 1) or (n, X_n).
 
-    images: integers from 0 to 255, or floats from 0 to 1. If no integer is above 1, as in binarized
-    MNIST, they are taken as 0 to 1. labels: integers, (n,) or (n, 1); or None.
-    name: what error messages call the images.
+    images: integers from 0 to 255, or floats or booleans from 0 to 1. labels: integers, (n,) or
+    (n, 1); or None. name: what error messages call the images.
     """
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
@@ -299,22 +284,23 @@ def make_data_set(images, labels, name):
     expected = "integers from 0 to 255 or floats from 0 to 1"
     if images.dtype.kind not in "biuf":
         raise AutoEncoderError(f"{name} must be {expected}, not {images.dtype}")
-    pixels = images.reshape(len(images), -1)
-    low, high = pixels.min(), pixels.max()
-    if 0 <= low and high <= 1:
-        pixels = pixels.astype(np.float32, copy=False)
-    elif 0 <= low and high <= 255 and pixels.dtype.kind != "f":
-        pixels = pixels.astype(np.uint8, copy=False)
-    else:
+    low, high = images.min(), images.max()
+    if not 0 <= low <= high <= (255 if images.dtype.kind in "iu" else 1):
         found = f"{images.dtype} from {low} to {high}"
         raise AutoEncoderError(f"{name} must be {expected}, not {found}")
+    if images.dtype.kind in "iu":
+        if high == 1:
+            raise AutoEncoderError(f"{name} are integers 0 and 1: convert them to booleans")
+        # float32(1 / 255) rounds as TensorFlow 1's reader did.
+        images = np.multiply(images, np.float32(1 / 255), dtype=np.float32)
+    images = images.reshape(len(images), -1).astype(np.float32, copy=False)
     if labels is not None:
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
             found = f"{labels.dtype} {labels.shape}"
             raise AutoEncoderError(f"{name}: {len(images)} integer labels expected, not {found}")
-    return DataSet(pixels, labels)
+    return DataSet(images, labels)
 
 
 def _read_npz(path):
@@ -354,6 +340,20 @@ def read_idx(path):
         raise AutoEncoderError(f"{path} cannot be read: {e}") from None
 
 
+def as_integers(labels):
+    """Returns labels as integers (n,), whether they are one-hot (n, classes) or not."""
+    return labels.argmax(axis=1) if labels.ndim == 2 else labels
+
+
+def as_2d(images):
+    """(..., X_n) -> (..., height, width), as square as X_n allows."""
+    X_n = images.shape[-1]
+    height = math.isqrt(X_n)
+    while X_n % height:
+        height -= 1
+    return images.reshape(*images.shape[:-1], height, -1)
+
+
 # ---- Model architecture --------------------------------------------------------------------------
 
 
@@ -365,8 +365,8 @@ class Graph(NamedTuple):
     keep_prob = tf.placeholder_with_default(1.0, []) in dropout and training_feed={keep_prob: 0.5}
     drop units in training only.
 
-    Of hp, training uses X_n, epoch_n, batch_size, seed and, if there is a `rate`, learning_rate and
-    schedule. The other fields describe what build would build.
+    Of hp, training uses X_n, epoch_n, batch_size and seed. The other fields describe what build
+    would build.
     """
 
     hp: HParams
@@ -376,21 +376,7 @@ class Graph(NamedTuple):
     loss: tf.Tensor  # (): a sum over the minibatch; for a mean, see above
     opt: tf.Operation  # makes one step of the optimizer on the images that are fed
     init: tf.Operation  # initializes all variables, those of the optimizer included
-    rate: tf.Tensor | None = None  # (): placeholder of the learning rate; None: the optimizer's own
-    training_feed: dict = {}  # {placeholder: value}, fed in training only
-
-
-ACTIVATIONS = {
-    "relu": tf.nn.relu,
-    "swish": tf.nn.swish,
-    "linear": tf.identity,
-    "sigmoid": tf.sigmoid,
-}
-INITIALIZERS = {  # of weights
-    "normal": tf.truncated_normal_initializer(stddev=0.1),
-    "he": tf.initializers.he_normal(),
-    "glorot": tf.initializers.glorot_normal(),
-}
+    training_feed: dict = types.MappingProxyType({})  # {placeholder: value}, fed in training only
 
 
 def inputs(hp):
@@ -404,8 +390,8 @@ def encode(X, hp):
     h = X
     with tf.name_scope("Encoder"):
         for i, n in enumerate(hp.enc_n):
-            h = layer(h, n, hp.activation, f"Layer{i + 1:02d}", hp)
-    return layer(h, hp.Z_n, hp.Z_activation, "Z", hp)
+            h = layer(h, n, ACTIVATIONS[hp.activation], f"Layer{i + 1:02d}", hp)
+    return layer(h, hp.Z_n, ACTIVATIONS[hp.Z_activation], "Z", hp)
 
 
 def decode(Z, hp):
@@ -413,8 +399,8 @@ def decode(Z, hp):
     h = Z
     with tf.name_scope("Decoder"):
         for i, n in enumerate(hp.dec_n):
-            h = layer(h, n, hp.activation, f"Layer{i + 1:02d}", hp)
-    return layer(h, hp.X_n, "sigmoid", "G", hp, hp.G_bias)
+            h = layer(h, n, ACTIVATIONS[hp.activation], f"Layer{i + 1:02d}", hp)
+    return layer(h, hp.X_n, tf.sigmoid, "G", hp, hp.G_bias)
 
 
 def layer(x, n, activation, scope, hp, bias=0.0):
@@ -430,7 +416,7 @@ def layer(x, n, activation, scope, hp, bias=0.0):
         # Resource variables also after tf.disable_v2_behavior(), because compile_loop needs them.
         w = tf.Variable(weights([x.shape[1], n]), name="w", use_resource=True)
         b = tf.Variable(biases([n]), name="b", use_resource=True)
-        return ACTIVATIONS[activation](tf.matmul(x, w) + b)
+        return activation(tf.matmul(x, w) + b)
 
 
 def l2_loss(G, X):
@@ -440,18 +426,36 @@ def l2_loss(G, X):
 
 
 def training(loss, hp):
-    """Returns the training operation of Adam, or of AdamW if hp.weight_decay is not 0, and the
-    placeholder of its learning rate."""
+    """Returns the operation that makes one step of Adam, or of AdamW if hp.weight_decay is not 0.
+
+    For one network in a tf.Graph: AdamW decays all weights in it, and a rate that falls depends on
+    its global step.
+    """
     with tf.name_scope("training"):
-        rate = tf.placeholder_with_default(hp.learning_rate, [], "learning_rate")
-        opt = tf.train.AdamOptimizer(rate).minimize(loss)
+        rate, step = learning_rate(hp)
+        opt = tf.train.AdamOptimizer(rate).minimize(loss, global_step=step)
         if hp.weight_decay:
             # Decoupled weight decay, as in AdamW, which TensorFlow 1 had in tf.contrib: after each
             # update of Adam, w is multiplied by 1 - rate * weight_decay.
             weights = [v for v in tf.trainable_variables() if len(v.shape) == 2]
             with tf.control_dependencies([opt]):
                 opt = tf.group(*[w.assign_sub(rate * hp.weight_decay * w) for w in weights])
-        return opt, rate
+        return opt
+
+
+def learning_rate(hp):
+    """Returns the learning rate, and the global step on which it depends; or None, if the rate is
+    constant. A rate that falls reaches 0 after the last step of the last epoch."""
+    if hp.schedule == "constant":
+        return hp.learning_rate, None
+    step = tf.train.get_or_create_global_step()
+    steps = hp.epoch_n * math.ceil(hp.train_n / hp.batch_size)
+    if hp.schedule == "linear":
+        rate = tf.train.polynomial_decay(hp.learning_rate, step, steps, end_learning_rate=0.0)
+    else:
+        rate = tf.train.cosine_decay(hp.learning_rate, step, steps)
+    tf.summary.scalar("learning_rate", rate)
+    return rate, step
 
 
 def build(hp):
@@ -462,8 +466,8 @@ def build(hp):
         Z = encode(X, hp)
         G = decode(Z, hp)
         loss = l2_loss(G, X)
-        opt, rate = training(loss, hp)
-        return Graph(hp, X, Z, G, loss, opt, tf.global_variables_initializer(), rate)
+        opt = training(loss, hp)
+        return Graph(hp, X, Z, G, loss, opt, tf.global_variables_initializer())
 
 
 # ---- Session -------------------------------------------------------------------------------------
@@ -478,7 +482,7 @@ def start_session(g):
 
 def session_config():
     """Returns a configuration with which a session allocates only the GPU memory that it needs, and
-    places operations without a GPU kernel on the CPU."""
+    runs operations without a GPU kernel on the CPU."""
     config = tf.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
     return config
@@ -501,211 +505,101 @@ class Epoch(NamedTuple):
     loss: float  # per 100 images; that of each minibatch is computed before its update
     validation_loss: float  # per 100 images, after the epoch
     live: int  # latent variables that are not 0 for at least one validation image
-    learning_rate: float | None  # at the start of the epoch; None: the optimizer's own
 
 
 def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
     """Trains for hp.epoch_n epochs, from the weights that the session has. Returns a list of Epoch.
 
     data: DataSets; the network learns from data.train and is evaluated on data.validation.
-    logdir: where each epoch leaves a checkpoint and summaries for TensorBoard; an earlier run there
-    is replaced.
-    resume: continues from the last checkpoint in logdir, if there is one, with the weights that
-    training without a stop would have, unless the graph draws random numbers. All hyperparameters
-    must be the same, except for epoch_n if the schedule is constant.
-    loop: a function (sess, g, pixels, epoch) that trains for one epoch and returns the loss per 100
+    logdir: where each epoch leaves a checkpoint and summaries for TensorBoard. An earlier run there
+    is deleted.
+    resume: continues from the last checkpoint in logdir, if there is one. It ends with the weights of
+    a training without a stop, unless the graph draws random numbers. All hyperparameters must be the
+    same, except for epoch_n if the schedule is constant.
+    loop: a function (sess, g, images, epoch) that trains for one epoch and returns the loss per 100
     images. By default, what compile_loop returns. If you change feed_loop, pass loop=feed_loop.
     on_epoch: is called with each Epoch; an exception that it raises stops the training.
 
     Raises AutoEncoderError if data or checkpoint do not fit, Diverged if the loss is not finite.
     """
-    pixels = data.train.pixels
-    check_before_training(g, pixels, logdir, resume)
-    saver = make_saver(g) if logdir else None
-    history = restore(sess, g, data, logdir, saver) if resume else []
+    check_before_training(g, data, logdir, resume)
+    history = restore(sess, g, data, logdir) if resume else []
     if len(history) == g.hp.epoch_n:
         return history
-    loop = loop or compile_loop(sess, g, pixels)
-    with summary_writers(sess, g, data, logdir, history) as write_summaries:
+    loop = loop or compile_loop(sess, g)
+    with recorder(sess, g, data, logdir, history) as record:
         for epoch in range(len(history) + 1, g.hp.epoch_n + 1):
-            loss = float(loop(sess, g, pixels, epoch))
-            validation = evaluate(sess, g, data.validation.pixels)
+            loss = float(loop(sess, g, data.train.images, epoch))
+            validation = evaluate(sess, g, data.validation.images)
             print_epoch(epoch, loss, validation.score)
             if not math.isfinite(loss + validation.score):
                 raise Diverged("the loss is not finite: try a smaller learning_rate")
-            rate = None if g.rate is None else float(learning_rates(g.hp, epoch, len(pixels))[0])
-            history.append(Epoch(epoch, loss, validation.score, validation.live, rate))
-            if logdir:
-                write_summaries(history[-1])
-                save(sess, g, data, logdir, history, saver)
+            history.append(Epoch(epoch, loss, validation.score, validation.live))
+            record(history)
             if on_epoch:
                 on_epoch(history[-1])
     return history
 
 
-def feed_loop(sess, g, pixels, epoch):
+def feed_loop(sess, g, images, epoch):
     """Trains for one epoch as the tutorial does, one session call per minibatch. Returns the loss
     per 100 images. The default of `train` is compile_loop, which computes the same faster."""
-    n, batch_size = len(pixels), g.hp.batch_size
-    order = shuffled(g.hp, epoch, n)
-    rates = learning_rates(g.hp, epoch, n)
+    order = shuffled(g.hp.seed, epoch, len(images))
     total = 0.0
-    for step in range(len(rates)):
-        rows = order[step * batch_size : (step + 1) * batch_size]
-        loss, _ = sess.run([g.loss, g.opt], feed_dict(g, pixels[rows], rates[step]))
+    for start in range(0, len(images), g.hp.batch_size):
+        batch = images[order[start : start + g.hp.batch_size]]
+        loss, _ = sess.run([g.loss, g.opt], feed_dict={g.X: batch, **g.training_feed})
         total += float(loss)
-        print_progress(epoch, total, step * batch_size + len(rows))
-    return REPORTED_IMAGES * total / n
+        print_progress(epoch, total, start + len(batch))
+    return REPORTED_IMAGES * total / len(images)
 
 
-def check_before_training(g, pixels, logdir, resume):
-    """Raises AutoEncoderError if `train` could not do what it is asked."""
-    if pixels.shape[1] != g.hp.X_n:
-        raise AutoEncoderError(f"X_n is {g.hp.X_n}, but the images have {pixels.shape[1]} pixels")
-    if logdir and "[" in str(logdir):  # TensorFlow's checkpoint functions take it for a pattern
-        raise AutoEncoderError(f"{logdir}: TensorFlow cannot open checkpoints in a path with [")
-    if g.rate is not None and not g.rate.op.type.startswith("Placeholder"):
-        # If it were fed, the rate that the graph computes would be overridden.
-        hint = "or None if the graph computes it"
-        raise AutoEncoderError(f"rate must be the placeholder of the learning rate, {hint}")
-    if resume and not logdir:
-        raise AutoEncoderError("resume needs the logdir of the run")
-
-
-def feed_dict(g, pixels, rate):
-    """Returns the feed_dict of a training step: images, learning rate and g.training_feed."""
-    feed = {g.X: to_float(pixels), **g.training_feed}
-    return feed if g.rate is None else feed | {g.rate: rate}
-
-
-def shuffled(hp, epoch, n):
+def shuffled(seed, epoch, n):
     """Returns the order of n images in an epoch, a permutation that is the same on every machine."""
     # A generator of its own for each epoch, so that a resumed run shuffles as one without a stop.
-    return np.random.default_rng([hp.seed, epoch]).permutation(n)
+    return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def learning_rates(hp, epoch, n):
-    """Returns the learning rate of each step of an epoch of n images: (steps,), float32."""
-    steps = math.ceil(n / hp.batch_size)
-    if hp.schedule == "constant":
-        return np.full(steps, hp.learning_rate, np.float32)
-    progress = (epoch - 1 + np.arange(steps) / steps) / hp.epoch_n
-    if hp.schedule == "linear":
-        rates = hp.learning_rate * (1 - progress)
-    else:
-        rates = hp.learning_rate * (1 + np.cos(np.pi * progress)) / 2
-    return rates.astype(np.float32)
+def check_before_training(g, data, logdir, resume):
+    """Raises AutoEncoderError if `train` could not do what it is asked."""
+    hp, images = g.hp, data.train.images
+    if images.shape[1:] != (hp.X_n,):
+        raise AutoEncoderError(f"X_n is {hp.X_n}, but the training images are {images.shape}")
+    if images.dtype.kind != "f":
+        raise AutoEncoderError(f"images must be floats from 0 to 1, not {images.dtype}")
+    if not g.X.dtype.is_floating:
+        raise AutoEncoderError(f"X must be a placeholder of floats, not of {g.X.dtype.name}")
+    if hp.schedule != "constant" and hp.train_n != len(images):
+        found = f"there are {len(images)} training images"
+        raise AutoEncoderError(f"train_n is {hp.train_n}, but {found}: the learning rate needs it")
+    if not data.validation.num_examples:
+        raise AutoEncoderError("there are no validation images, and training needs some")
+    if resume and not logdir:
+        raise AutoEncoderError("resume needs the logdir of the run")
+    # TensorFlow's checkpoint functions take these for a pattern.
+    special = {"["} if os.sep == "\\" else {"[", "\\"}
+    if logdir and special & set(str(logdir)):
+        raise AutoEncoderError(f"{logdir}: TensorFlow opens no checkpoints in a path with [ or \\")
 
 
 def print_progress(epoch, total, seen):
-    """Prints the loss of the images seen so far, overwriting the previous output. Prints nothing if
-    the output is not a terminal or a notebook."""
-    if is_interactive():
+    """Prints the loss of the images seen so far, over the previous output. Prints nothing if the
+    output is not a terminal or a notebook."""
+    if is_interactive(sys.stdout):
         loss = REPORTED_IMAGES * total / seen
         print(f"\repoch: {epoch}, loss: {loss:<10.3f}", end="", flush=True)
 
 
 def print_epoch(epoch, loss, validation_loss):
-    """Prints the line of an epoch."""
-    start = "\r" if is_interactive() else ""
+    """Prints the line of an epoch, over what print_progress has printed."""
+    start = "\r" if is_interactive(sys.stdout) else ""
     text = f"epoch: {epoch}, loss: {loss:.3f}, validation loss: {validation_loss:.3f}"
     print(start + text, flush=True)
 
 
-def is_interactive():
-    """Returns whether standard output is a terminal or a notebook."""
-    return bool(sys.stdout and sys.stdout.isatty()) or "ipykernel" in sys.modules
-
-
-# ---- Checkpoints ---------------------------------------------------------------------------------
-
-CHECKPOINT_FILE = re.compile(r"checkpoint|epoch-\d+\.(index|data-\S+)")
-
-
-def save(sess, g, data, logdir, history, saver):
-    """Saves a checkpoint of the last epoch in `history`, which replaces the one before.
-
-    The order makes it safe to interrupt: the first epoch of a run deletes an earlier run's
-    checkpoints; then run.json is replaced; then the Saver replaces the checkpoint. All files are
-    written under temporary names and renamed. So run.json may be one epoch ahead of the checkpoint.
-    """
-    folder = Path(logdir, "checkpoints")
-    folder.mkdir(parents=True, exist_ok=True)
-    data_dir = str(data.path) if data.path else None
-    saved = run_fingerprint(g, data) | {"data_dir": data_dir, "history": history}
-    temporary = folder / "run.json.tmp"
-    temporary.write_text(json.dumps(saved))
-    if len(history) == 1:
-        # Sorted, so that the file `checkpoint`, which names the others, is deleted first.
-        for path in sorted(folder.iterdir()):
-            if CHECKPOINT_FILE.fullmatch(path.name):
-                path.unlink()
-    temporary.replace(folder / "run.json")
-    prefix = str(folder / "epoch")
-    saver.save(sess, prefix, global_step=len(history), write_meta_graph=False)
-
-
-def restore(sess, g, data, logdir, saver):
-    """Loads the last checkpoint into the session. Returns its history, or [] if there is none.
-
-    Raises AutoEncoderError if it is damaged or belongs to another run.
-    """
-    path = tf.train.latest_checkpoint(Path(logdir, "checkpoints"))
-    if path is None:
-        print(f"no checkpoint in {logdir}: training from the start")
-        return []
-    saved_hp, saved = read_run(logdir)
-    current = run_fingerprint(g, data)
-    changed = [name for name in current if saved.get(name) != current[name]]
-    if saved_hp.schedule == "constant" and len(saved["history"]) <= g.hp.epoch_n:
-        changed = [name for name in changed if name != "epoch_n"]  # a run may be made longer
-    if changed:
-        hint = "use the same, or another logdir"
-        if changed == ["graph"]:
-            hint += (
-                " (commands open only the graph of `build`; in a notebook, call "
-                "tf.reset_default_graph() before building a graph again)"
-            )
-        raise AutoEncoderError(f"the run in {logdir} differs in {', '.join(changed)}: {hint}")
-    try:
-        saver.restore(sess, path)
-    except (tf.errors.OpError, ValueError) as e:
-        raise AutoEncoderError(f"{path} is damaged: start over without resume") from e
-    saver.recover_last_checkpoints([path])  # the next save deletes it
-    epoch = int(path.rsplit("-", 1)[1])
-    print(f"resumed after epoch {epoch}")
-    return saved["history"][:epoch]  # see save
-
-
-def read_run(logdir):
-    """Reads run.json. Returns the HParams of the run, and the contents of the file as a dict."""
-    path = Path(logdir, "checkpoints", "run.json")
-    try:
-        saved = json.loads(path.read_text())
-        saved["history"] = [Epoch(*epoch) for epoch in saved["history"]]
-        hp = HParams(**{field.name: saved[field.name] for field in dataclasses.fields(HParams)})
-        return hp, saved
-    except (OSError, ValueError, TypeError, KeyError, AutoEncoderError) as e:
-        raise AutoEncoderError(f"{path} is damaged: {e!r}") from None
-
-
-def run_fingerprint(g, data):
-    """Returns what distinguishes a run from others, as a dict: its hyperparameters, and checksums of
-    its graph and images."""
-    step = step_graph_def(g, g.loss.op, g.opt)
-    nodes = (node.SerializeToString(deterministic=True) for node in step.node)
-    checksum = 0
-    for part in (data.train, data.validation):
-        checksum = zlib.crc32(np.ascontiguousarray(part.pixels), checksum)
-    fingerprint = {"graph": zlib.crc32(b"".join(nodes)), "images": checksum}
-    # Through JSON, so that it can be compared with what was read: tuples become lists.
-    return json.loads(json.dumps(dataclasses.asdict(g.hp) | fingerprint))
-
-
-def make_saver(g):
-    """Returns a tf.train.Saver of all variables in the graph, which keeps the last checkpoint."""
-    with g.X.graph.as_default():
-        return tf.train.Saver(max_to_keep=1, save_relative_paths=True)
+def is_interactive(stream):
+    """Returns whether a stream of output is a terminal or a notebook."""
+    return "ipykernel" in sys.modules or (hasattr(stream, "isatty") and stream.isatty())
 
 
 # ---- Evaluation ----------------------------------------------------------------------------------
@@ -725,13 +619,11 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(sess, g, images):
-    """Evaluates the network on images (n, X_n), bytes or floats, in minibatches of batch_size, as in
-    training. Returns an Evaluation."""
-    if len(images) == 0:
-        raise AutoEncoderError("there are no images to evaluate the network on")
+    """Evaluates the network on images (n, X_n), in minibatches of batch_size, as in training.
+    Returns an Evaluation."""
     loss_sum, error, live = 0.0, 0.0, False
     for start in range(0, len(images), g.hp.batch_size):
-        X = to_float(images[start : start + g.hp.batch_size])
+        X = images[start : start + g.hp.batch_size]
         loss, Z, G = sess.run([g.loss, g.Z, g.G], {g.X: X})
         loss_sum += float(loss)
         error += float(np.square(G - X).sum())
@@ -781,76 +673,319 @@ def first_of_each(labels):
     return np.unique(as_integers(labels), return_index=True)[1][:10]
 
 
-def as_integers(labels):
-    """Returns labels as integers (n,), whether they are one-hot (n, classes) or not."""
-    return labels.argmax(axis=1) if labels.ndim == 2 else labels
+# ---- Below: what the tutorial does not have --------------------------------------------------------
+
+# A faster loop, checkpoints, more of TensorBoard, and a command line.
+
+# ---- Compiled loop -------------------------------------------------------------------------------
 
 
-def as_2d(images):
-    """(..., X_n) -> (..., height, width), as square as X_n allows."""
-    X_n = images.shape[-1]
-    height = math.isqrt(X_n)
-    while X_n % height:
-        height -= 1
-    return images.reshape(*images.shape[:-1], height, -1)
+def compile_loop(sess, g):
+    """Returns a function that computes the same as feed_loop, compiled by XLA.
+
+    A session call for each minibatch costs time. The compiled loop makes up to 55 steps per call.
+    For that, _loop_graph copies the training step, from g.X to g.loss and g.opt, into the body of a
+    tf.while_loop, on the same variables. Only rounding differs.
+
+    Returns feed_loop itself, and prints why, if XLA cannot compile the graph; if the graph draws
+    random numbers, whose seeds XLA ignores; or if it has convolutions, which XLA makes slow on a CPU.
+    """
+    batch_size = g.hp.batch_size
+    # A tenth of the tutorial's epoch, because progress is printed between calls. At most 2^25
+    # pixels, because a call copies its images.
+    steps_per_call = min(55, max(1, 2**25 // (batch_size * g.hp.X_n)))
+
+    def call(sess, images, steps):
+        feed = {feed_phs[tensor]: value for tensor, value in g.training_feed.items()}
+        return float(sess.run(loss_sum, {images_ph: images, steps_ph: steps, **feed}))
+
+    try:
+        # A name that ends in / is this scope itself, also the second time, and not compiled_1.
+        with g.X.graph.as_default(), tf.name_scope("compiled/"):
+            images_ph, steps_ph, feed_phs, loss_sum = _loop_graph(g)
+        # XLA compiles in the first call, or fails.
+        call(sess, np.zeros((steps_per_call * batch_size, g.hp.X_n), np.float32), steps=0)
+    except (AutoEncoderError, tf.errors.OpError, ValueError, TypeError) as e:
+        print(f"training with feed_loop, without XLA: {first_line(e):.200}")
+        return feed_loop
+
+    def compiled_loop(sess, g, images, epoch):
+        order = shuffled(g.hp.seed, epoch, len(images))
+        total = 0.0
+        full = len(images) // batch_size  # the last minibatch may be smaller
+        for first in range(0, full, steps_per_call):
+            last = min(first + steps_per_call, full)
+            rows = order[first * batch_size : last * batch_size]
+            # np.resize repeats rows to a constant length: XLA would compile again for another.
+            rows = np.resize(rows, steps_per_call * batch_size)
+            total += call(sess, images[rows], steps=last - first)
+            print_progress(epoch, total, last * batch_size)
+        rest = images[order[full * batch_size :]]
+        if len(rest):
+            loss, _ = sess.run([g.loss, g.opt], {g.X: rest, **g.training_feed})
+            total += float(loss)
+            print_progress(epoch, total, len(images))
+        return REPORTED_IMAGES * total / len(images)
+
+    return compiled_loop
+
+
+def _loop_graph(g):
+    """Adds a loop over minibatches to the graph. Returns the placeholders of the images, of the number
+    of steps, and of what training_feed feeds, as a dict; and the sum of the losses."""
+    hp, step_def = g.hp, subgraph(g, g.loss.op, g.opt)
+    nodes = [*step_def.node]
+    for function in step_def.library.function:
+        nodes.extend(function.node_def)
+    if any("seed2" in node.attr for node in nodes):  # an attribute of all random operations
+        raise ValueError("the graph draws random numbers")
+    if any("Conv" in node.op for node in nodes) and not tf.config.list_physical_devices("GPU"):
+        raise ValueError("its convolutions are slow on a CPU")
+    names = {f"{node.name}:0" for node in step_def.node}
+    variables = variable_handles()
+    images_ph = tf.placeholder(tf.float32, [None, hp.X_n])
+    steps_ph = tf.placeholder(tf.int32, [])
+    feed_phs = {t: tf.placeholder(t.dtype, np.shape(v)) for t, v in g.training_feed.items()}
+
+    def loop(images, steps, feed):
+        def step(k, total):
+            X = tf.slice(images, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
+            inputs = variables | feed | {g.X.name: tf.cast(X, g.X.dtype)}
+            # tf.identity makes a tensor of the loop's own graph.
+            inputs = {name: tf.identity(value) for name, value in inputs.items() if name in names}
+            loss, opt = tf.import_graph_def(step_def, inputs, [g.loss.name, g.opt.name], name="")
+            with tf.control_dependencies([opt]):
+                return k + 1, total + loss
+
+        return tf.while_loop(lambda k, total: k < steps, step, (0, 0.0))[1]
+
+    compiled = tf.function(loop, autograph=False, jit_compile=True)
+    total = compiled(images_ph, steps_ph, {t.name: ph for t, ph in feed_phs.items()})
+    return images_ph, steps_ph, feed_phs, total
+
+
+def variable_handles():
+    """Returns the resource handles of the default graph's variables, by name."""
+    variables = tf.global_variables()
+    if not all(hasattr(v, "handle") for v in variables):
+        raise AutoEncoderError("call tf.enable_resource_variables() before the graph is built")
+    return {v.handle.name: v.handle for v in variables}
+
+
+def subgraph(g, *operations):
+    """Returns the GraphDef that operations of the graph need, with placeholders for its variables."""
+    names = [op.name for op in operations]
+    part = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), names)
+    for node in part.node:
+        node.attr.pop("_class", None)  # it may name operations that are not in this part
+        if node.op == "VarHandleOp":
+            node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
+            node.attr["dtype"].type = tf.resource.as_datatype_enum
+    return part
+
+
+# ---- Checkpoints ---------------------------------------------------------------------------------
+
+# What a run leaves in its logdir. The first names the next to TensorFlow.
+EVENTS = "events.*.autoencoder"
+RUN_FILES = (
+    "checkpoints/checkpoint",
+    "checkpoints/epoch-[0-9]*.index",
+    "checkpoints/epoch-[0-9]*.data-*",
+    "checkpoints/run.json",
+    EVENTS,
+    f"train/{EVENTS}",
+    f"validation/{EVENTS}",
+    f"test/{EVENTS}",
+    "test/Z.tsv",
+    "test/labels.tsv",
+    "test/thumbnails.png",
+    "test/projector_config.pbtxt",
+)
+
+
+@contextlib.contextmanager
+def recorder(sess, g, data, logdir, history):
+    """Opens the files of a run. Yields a function that, given the history, writes the summaries of its
+    last epoch and saves a checkpoint. Without logdir, that function does nothing.
+
+    With an empty history, an earlier run in logdir is deleted.
+    """
+    if not logdir:
+        yield lambda history: None
+        return
+    run = fingerprint(g, data) | {"data_dir": str(data.path) if data.path else None}
+    with g.X.graph.as_default():
+        saver = tf.train.Saver(max_to_keep=1, save_relative_paths=True)
+    # What cannot be evaluated fails now, before an earlier run is deleted.
+    sess.run([g.loss, g.Z, g.G, own_summaries(g)], {g.X: data.validation.images[:1000]})
+    checkpoints(logdir).mkdir(parents=True, exist_ok=True)
+    if history:  # the next checkpoint replaces the one that was restored
+        saver.recover_last_checkpoints([tf.train.latest_checkpoint(checkpoints(logdir))])
+    else:
+        delete_run(logdir)
+    with summary_writers(sess, g, data, logdir, len(history)) as write_summaries:
+
+        def record(history):
+            write_summaries(history[-1])
+            save(sess, saver, run, history, logdir)
+
+        yield record
+
+
+def checkpoints(logdir):
+    """Returns the folder of a run's checkpoints."""
+    return Path(logdir, "checkpoints")
+
+
+def delete_run(logdir):
+    """Deletes what an earlier run has left in logdir, and nothing else."""
+    paths = [path for pattern in RUN_FILES for path in Path(logdir).glob(pattern)]
+    if paths:
+        print(f"replacing the earlier run in {logdir}")
+    for path in paths:
+        path.unlink()
+
+
+def save(sess, saver, run, history, logdir):
+    """Saves a checkpoint of the last epoch in `history`, and then deletes the one before.
+
+    run.json is written first. Each file is written under a temporary name and renamed. So after a
+    kill run.json may be one epoch ahead of the checkpoint, and `restore` cuts its history.
+    """
+    folder = checkpoints(logdir)
+    temporary = folder / "run.json.tmp"
+    temporary.write_text(json.dumps(run | {"history": history}))
+    temporary.replace(folder / "run.json")
+    with writing(folder):
+        prefix = str(folder / "epoch")
+        saver.save(sess, prefix, global_step=len(history), write_meta_graph=False)
+
+
+@contextlib.contextmanager
+def writing(folder):
+    """Turns what TensorFlow raises if it cannot write, as on a full disk, into AutoEncoderError."""
+    try:
+        yield
+    except (tf.errors.OpError, RuntimeError) as e:  # FileWriter raises the latter
+        raise AutoEncoderError(f"{folder} cannot be written: {first_line(e)}") from e
+
+
+def restore(sess, g, data, logdir):
+    """Loads the last checkpoint into the session. Returns its history, or [] if there is none.
+
+    Raises AutoEncoderError if it cannot be read or belongs to another run.
+    """
+    path = tf.train.latest_checkpoint(checkpoints(logdir))
+    if path is None:
+        print(f"no checkpoint in {logdir}: training starts with the weights in the session")
+        return []
+    epoch = int(path.rsplit("-", 1)[1])
+    saved_hp, saved = read_run(logdir)
+    current = fingerprint(g, data)
+    changed = [name for name in current if saved.get(name) != current[name]]
+    if saved_hp.schedule == "constant" and epoch <= g.hp.epoch_n:
+        changed = [name for name in changed if name != "epoch_n"]  # a run may be made longer
+    if changed:
+        differences = [f"{name} ({saved.get(name)}, not {current[name]})" for name in changed]
+        hint = "use the same, or another logdir"
+        if changed == ["graph"]:
+            hint += "; in a notebook, call tf.reset_default_graph() before it is built again"
+        raise AutoEncoderError(f"the run in {logdir} has another {', '.join(differences)}: {hint}")
+    try:
+        with g.X.graph.as_default():
+            tf.train.Saver().restore(sess, path)
+    except (tf.errors.OpError, ValueError) as e:
+        reason = first_line(e)
+        raise AutoEncoderError(f"{path} cannot be read: {reason}: start without resume") from e
+    print(f"resumed after epoch {epoch}")
+    return saved["history"][:epoch]  # see save
+
+
+def read_run(logdir):
+    """Reads run.json. Returns the HParams of the run, and the contents of the file as a dict."""
+    path = checkpoints(logdir) / "run.json"
+    try:
+        saved = json.loads(path.read_text())
+        saved["history"] = [Epoch(*epoch) for epoch in saved["history"]]
+        hp = HParams(**{field.name: saved[field.name] for field in dataclasses.fields(HParams)})
+        return hp, saved
+    except KeyError as e:
+        raise AutoEncoderError(f"{path} has no {e}: another version wrote it") from None
+    except (ValueError, TypeError, AutoEncoderError) as e:
+        raise AutoEncoderError(f"{path} is damaged: {e}") from None
+
+
+def fingerprint(g, data):
+    """Returns what distinguishes a run from others, as a dict: its hyperparameters, and checksums of
+    its graph and images."""
+    step = subgraph(g, g.loss.op, g.opt)
+    for node in step.node:
+        # TensorFlow numbers gradients and Python functions by what the process has built before.
+        node.attr.pop("_gradient_op_type", None)
+        node.attr.pop("token", None)
+    text = MessageToJson(tf.GraphDef(node=step.node), sort_keys=True)
+    # Other functions as well. Their bodies do not count.
+    functions = (function.signature.name for function in step.library.function)
+    for name in sorted(functions, key=len, reverse=True):
+        text = text.replace(name, "function")
+    images = 0
+    for part in (data.train, data.validation):
+        images = zlib.crc32(str(part.images.shape).encode(), images)
+        images = zlib.crc32(np.ascontiguousarray(part.images), images)
+    checksums = {"graph": zlib.crc32(text.encode()), "images": images}
+    # Through JSON, so that it can be compared with what was read: tuples become lists.
+    return json.loads(json.dumps(dataclasses.asdict(g.hp) | checksums))
 
 
 # ---- TensorBoard ---------------------------------------------------------------------------------
 
-# Summaries are made of NumPy arrays, outside the graph, so that a graph of your own needs no
-# tf.summary operations.
+# The module's summaries are made of NumPy arrays, so that a graph of your own needs no tf.summary
+# operations. Those that it has are written as well.
 
-EVENT_SUFFIX = ".autoencoder"  # of the names of this module's event files
+# One tag, so that the curves of `train` and `validation` overlay; not that of a graph's own summary.
+LOSS_TAG = f"loss of {REPORTED_IMAGES} images"
 HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # left out of the Graphs tab
 
 
 @contextlib.contextmanager
-def summary_writers(sess, g, data, logdir, history):
-    """Opens the event files of a run. Yields a function that writes the summaries of an Epoch.
-
-    Its first call in a new run replaces the event files of an earlier one, so that a run that is
-    stopped before leaves them as they were. Without logdir, yields None.
-    Losses share a tag, so that the curves of `train` and `validation` overlay.
-    """
-    if not logdir:
-        yield None
-        return
-    earlier = [] if history else event_files(logdir)
-    if earlier:
-        print(f"replacing the earlier run in {logdir}")
-    step = len(history) + 1 if history else None
+def summary_writers(sess, g, data, logdir, epochs):
+    """Opens the event files of a run that has been trained for some epochs. Yields a function that
+    writes the summaries of an Epoch. The graph's own are those of the first 1,000 validation images,
+    as Z is."""
+    step = epochs + 1 if epochs else None
     train_writer = summary_writer(Path(logdir, "train"), step)
     validation_writer = summary_writer(Path(logdir, "validation"), step)
-    run_writer = summary_writer(Path(logdir), step)
+    # TensorBoard keeps the first hyperparameters that it finds, but epoch_n may have changed.
+    for path in Path(logdir).glob(EVENTS):
+        path.unlink()
+    run_writer = summary_writer(logdir)
+    add_graph(train_writer, g, data)
+    add(run_writer, 0, session_start_pb(dataclasses.asdict(g.hp)), text_pb("run", about_run(data)))
     with g.X.graph.as_default():
         weights = tf.trainable_variables()
+    first_images = data.validation.images[:1000]
     examples = data.validation.subset(first_of_each(data.validation.labels)).images
-    first_images = to_float(data.validation.pixels[:1000])
 
     def write_summaries(epoch):
-        if epoch.epoch == 1:
-            for path in earlier:
-                path.unlink(missing_ok=True)
-            add_graph(train_writer, g, data)
-            hparams = session_start_pb(dataclasses.asdict(g.hp))
-            add(run_writer, 0, hparams, text_pb("run", about_run(data)))
-        train_summaries = [scalar_summary("loss", epoch.loss)]
-        if epoch.learning_rate is not None:
-            train_summaries.append(scalar_summary("training/learning rate", epoch.learning_rate))
-        for w, value in zip(weights, sess.run(weights)):
-            train_summaries.append(histogram_pb(f"weights/{w.op.name}", value))
-        add(train_writer, epoch.epoch, *train_summaries)
+        fetches = [g.Z, weights, own_summaries(g)]
+        Z, values, own = sess.run(fetches, {g.X: first_images})
         G = sess.run(g.G, {g.X: examples})
-        Z = sess.run(g.Z, {g.X: first_images})
-        X_row = np.hstack(as_2d(examples))
-        G_row = np.hstack(as_2d(G))
+        rows = [np.hstack(as_2d(examples)), np.hstack(as_2d(G))]
+        add(
+            train_writer,
+            epoch.epoch,
+            scalar_summary(LOSS_TAG, epoch.loss),
+            *[histogram_summary(f"weights/{w.op.name}", v) for w, v in zip(weights, values)],
+        )
         add(
             validation_writer,
             epoch.epoch,
-            scalar_summary("loss", epoch.validation_loss),
+            scalar_summary(LOSS_TAG, epoch.validation_loss),
             scalar_summary("training/live latents", epoch.live),
-            histogram_pb("training/Z", Z),
-            image_summary("reconstruction/X above G", np.vstack([X_row, G_row])),
+            histogram_summary("training/Z", Z),
+            image_summary("reconstruction/X above G", np.vstack(rows)),
+            *map(tf.Summary.FromString, own),
         )
 
     with train_writer, validation_writer, run_writer:
@@ -858,17 +993,17 @@ def summary_writers(sess, g, data, logdir, history):
         add(run_writer, 0, session_end_pb(STATUS_SUCCESS))
 
 
-def event_files(logdir):
-    """Returns the event files that this module has written for a run in logdir."""
-    folders = (Path(logdir, name) for name in ("train", "validation", "test", ""))
-    return [path for folder in folders for path in folder.glob(f"events.*{EVENT_SUFFIX}")]
+def own_summaries(g):
+    """Returns the tf.summary operations of the graph."""
+    return g.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
 
 
 def summary_writer(folder, step=None):
     """Returns a tf.summary.FileWriter. If a step is given, TensorBoard discards what earlier files in
     the folder have from that step on."""
-    suffix = f".{time.time_ns()}{EVENT_SUFFIX}"  # TensorFlow's own timestamp has only seconds
-    writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
+    suffix = f".{time.time_ns()}.autoencoder"  # TensorFlow's own timestamp has only seconds
+    with writing(folder):
+        writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
     if step is not None:
         writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
     return writer
@@ -876,15 +1011,31 @@ def summary_writer(folder, step=None):
 
 def add(writer, step, *summaries):
     """Writes the summaries of a step to the event file."""
-    for summary in summaries:
-        # Serialized, because TensorBoard's class of summaries is not TensorFlow's.
-        writer.add_summary(summary.SerializeToString(), step)
-    writer.flush()
+    with writing(writer.get_logdir()):
+        for summary in summaries:
+            # Serialized, because TensorBoard's class of summaries is not TensorFlow's.
+            writer.add_summary(summary.SerializeToString(), step)
+        writer.flush()
 
 
 def scalar_summary(tag, value):
     """Returns the summary of a number, in the form of TensorFlow 1's tf.summary.scalar."""
     return tf.Summary(value=[{"tag": tag, "simple_value": value}])
+
+
+def histogram_summary(tag, values):
+    """Returns the summary of an array of numbers, in 30 bins."""
+    counts, edges = np.histogram(values, 30)
+    histogram = {
+        "min": edges[0],
+        "max": edges[-1],
+        "num": values.size,
+        "sum": values.sum(),
+        "sum_squares": np.square(values).sum(),
+        "bucket_limit": edges[1:],
+        "bucket": counts,
+    }
+    return tf.Summary(value=[{"tag": tag, "histo": histogram}])
 
 
 def image_summary(tag, image):
@@ -900,7 +1051,7 @@ def add_graph(writer, g, data):
     graph_def = g.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
     writer.add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
-    feed = feed_dict(g, data.train.pixels[: g.hp.batch_size], g.hp.learning_rate)
+    feed = {g.X: data.train.images[: g.hp.batch_size], **g.training_feed}
     # FULL_TRACE warns if there is no GPU.
     has_gpu = tf.config.list_physical_devices("GPU")
     level = tf.RunOptions.FULL_TRACE if has_gpu else tf.RunOptions.SOFTWARE_TRACE
@@ -922,39 +1073,43 @@ def about_run(data):
         command = "cells of a notebook"
     source = f"`{data.path}`" if data.path else "arrays"
     python = f"Python {sys.version.split()[0]}"
-    sizes = f"{len(data.train.pixels)} training and {len(data.validation.pixels)} validation images"
+    sizes = (
+        f"{data.train.num_examples} training and {data.validation.num_examples} validation images"
+    )
     lines = {
         "command": command,
         "device": device(),
         "versions": f"{python}, TensorFlow {tf.__version__}, NumPy {np.__version__}",
-        "data": f"{source}, {sizes} of {data.train.pixels.shape[1]} pixels",
+        "data": f"{source}, {sizes} of {data.train.images.shape[1]} pixels",
     }
     return "\n".join(f"- {name}: {text}" for name, text in lines.items())
 
 
 def write_test(sess, g, test, evaluation, logdir):
-    """Writes to logdir/test the loss of the test images, and 10,000 of them for the Projector.
+    """Writes to logdir/test the loss of the test images, and up to 10,000 of them for the Projector.
 
     test: DataSet; evaluation: its Evaluation.
     """
     folder = Path(logdir, "test")
     with summary_writer(folder, g.hp.epoch_n) as writer:
-        add(writer, g.hp.epoch_n, scalar_summary("loss", evaluation.score))
-    X = to_float(test.pixels[:10000])
-    Z_batches, G_batches = [], []
+        add(writer, g.hp.epoch_n, scalar_summary(LOSS_TAG, evaluation.score))
+    # Browsers take pictures of at most 8192 x 8192 pixels.
+    columns = min(100, 8192 // max(as_2d(test.images).shape[1:]))
+    X = test.images[: columns**2]
+    Z_batches, errors = [], []
     for start in range(0, len(X), 1000):
-        Z, G = sess.run([g.Z, g.G], {g.X: X[start : start + 1000]})
+        batch = X[start : start + 1000]
+        Z, G = sess.run([g.Z, g.G], {g.X: batch})
         Z_batches.append(Z)
-        G_batches.append(G)
-    Z, G = np.concatenate(Z_batches), np.concatenate(G_batches)
+        errors.append(np.square(G - batch).sum(axis=1) / 2)
     if test.labels is None:
         name, column = "image", np.arange(len(X))
     else:
         name, column = "label", as_integers(test.labels)[: len(X)]
-    table = np.stack([column, np.square(G - X).sum(axis=1) / 2], axis=1)
-    np.savetxt(folder / "Z.tsv", Z, "%.5g", "\t")
+    table = np.stack([column, np.concatenate(errors)], axis=1)
     header = f"{name}\terror"
     np.savetxt(folder / "labels.tsv", table, ["%d", "%.5g"], "\t", header=header, comments="")
+    np.savetxt(folder / "Z.tsv", np.concatenate(Z_batches), "%.5g", "\t")
     sheet, image_size = thumbnails(X)
     matplotlib.image.imsave(folder / "thumbnails.png", sheet)
     config = projector.ProjectorConfig()
@@ -967,148 +1122,15 @@ def write_test(sess, g, test, evaluation, logdir):
 
 
 def thumbnails(X):
-    """Returns a square sheet of images (n, X_n), black on white; and an image's (width, height).
-
-    Images are thinned out where the sheet would be larger than the 8192 pixels that browsers take.
-    """
+    """Returns a square sheet of images (n, X_n), black on white; and an image's (width, height)."""
     images = as_2d(X)
-    columns = math.ceil(math.sqrt(len(images)))
-    step = math.ceil(columns * max(images.shape[1:]) / 8192)
-    images = images[:, ::step, ::step]
     n, height, width = images.shape
+    columns = math.ceil(math.sqrt(n))
     sheet = np.zeros((columns**2, height, width), np.uint8)
     sheet[:n] = 255 * images
     sheet = sheet.reshape(columns, columns, height, width).swapaxes(1, 2)
     sheet = sheet.reshape(columns * height, columns * width)
     return np.dstack([255 - sheet] * 3), (width, height)
-
-
-# ---- Speed ---------------------------------------------------------------------------------------
-
-# Without this flag, a compiled loop copies most of the weights at each step. XLA reads it when it
-# first compiles, and aborts if it does not know a flag, which may be so in other versions.
-if tf.__version__.startswith("2.21."):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
-
-
-def compile_loop(sess, g, pixels):
-    """Returns a function that computes the same as feed_loop, compiled by XLA, for images like
-    pixels (n, X_n).
-
-    A session call for each minibatch costs time. The compiled loop makes up to 55 steps per call.
-    For that, _loop_graph copies the training step, from g.X to g.loss and g.opt, into the body of a
-    tf.while_loop, on the same variables. Only rounding differs.
-
-    Returns feed_loop itself, and prints why, if XLA cannot compile the graph; if the graph draws
-    random numbers, whose seeds XLA ignores; or if it has convolutions, which XLA makes slow on a CPU.
-    """
-    batch_size = g.hp.batch_size
-    if batch_size > len(pixels):  # there is one minibatch
-        return feed_loop
-    # A tenth of the tutorial's epoch, because progress is printed between calls. At most 2^26
-    # pixels, because a call copies its images.
-    steps_per_call = min(55, max(1, 2**26 // (batch_size * g.hp.X_n)))
-    try:
-        # A name that ends in / is this scope itself, also the second time, and not compiled_1.
-        with g.X.graph.as_default(), tf.name_scope("compiled/"):
-            pixels_ph, rates_ph, steps_ph, loss_sum = _loop_graph(g, pixels.dtype)
-        zeros = np.zeros((steps_per_call * batch_size, g.hp.X_n), pixels.dtype)
-        zero_steps = {pixels_ph: zeros, rates_ph: np.zeros(steps_per_call), steps_ph: 0}
-        sess.run(loss_sum, zero_steps)  # XLA compiles now, or fails
-    except (AutoEncoderError, tf.errors.OpError, ValueError, TypeError) as e:
-        print(f"training with feed_loop, without XLA: {first_line(e):.200}")
-        return feed_loop
-
-    def compiled_loop(sess, g, pixels, epoch):
-        n = len(pixels)
-        order = shuffled(g.hp, epoch, n)
-        rates = learning_rates(g.hp, epoch, n)
-        total = 0.0
-        full = n // batch_size  # the last minibatch may be smaller
-        for first in range(0, full, steps_per_call):
-            last = min(first + steps_per_call, full)
-            rows = order[first * batch_size : last * batch_size]
-            # np.resize repeats rows to a constant length: XLA would compile again for another.
-            feed = {
-                pixels_ph: pixels[np.resize(rows, steps_per_call * batch_size)],
-                rates_ph: np.resize(rates[first:last], steps_per_call),
-                steps_ph: last - first,
-            }
-            total += float(sess.run(loss_sum, feed))
-            print_progress(epoch, total, last * batch_size)
-        if full < len(rates):
-            rest = pixels[order[full * batch_size :]]
-            loss, _ = sess.run([g.loss, g.opt], feed_dict(g, rest, rates[-1]))
-            total += float(loss)
-            print_progress(epoch, total, n)
-        return REPORTED_IMAGES * total / n
-
-    return compiled_loop
-
-
-def _loop_graph(g, dtype):
-    """Adds a loop over minibatches to the graph. Returns the placeholders of the pixels, the learning
-    rates and the number of steps, and the sum of the losses."""
-    hp, step_def = g.hp, step_graph_def(g, g.loss.op, g.opt)
-    nodes = [*step_def.node]
-    for function in step_def.library.function:
-        nodes.extend(function.node_def)
-    if any("seed2" in node.attr for node in nodes):  # an attribute of all random operations
-        raise ValueError("the graph draws random numbers")
-    if any("Conv" in node.op for node in nodes) and not tf.config.list_physical_devices("GPU"):
-        raise ValueError("its convolutions are slow on a CPU")
-    names = {f"{node.name}:0" for node in step_def.node}
-    variables = variable_handles()
-    constants = {
-        tensor.name: np.asarray(value, tensor.dtype.as_numpy_dtype)
-        for tensor, value in g.training_feed.items()
-    }
-    pixels_ph = tf.placeholder(dtype, [None, hp.X_n])
-    rates_ph = tf.placeholder(tf.float32, [None])
-    steps_ph = tf.placeholder(tf.int32, [])
-
-    def loop(pixels, rates, steps):
-        def step(k, total):
-            X = tf.slice(pixels, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
-            X = tf.cast(X, tf.float32)  # as to_float does
-            if dtype == np.uint8:
-                X = X * np.float32(1 / 255)
-            inputs = variables | constants | {g.X.name: X}
-            if g.rate is not None:
-                inputs[g.rate.name] = rates[k]
-            # tf.identity makes a tensor of the loop's own graph.
-            inputs = {name: tf.identity(value) for name, value in inputs.items() if name in names}
-            loss, opt = tf.import_graph_def(step_def, inputs, [g.loss.name, g.opt.name], name="")
-            with tf.control_dependencies([opt]):
-                return k + 1, total + loss
-
-        return tf.while_loop(lambda k, total: k < steps, step, (0, 0.0))[1]
-
-    total = tf.function(loop, autograph=False, jit_compile=True)(pixels_ph, rates_ph, steps_ph)
-    return pixels_ph, rates_ph, steps_ph, total
-
-
-def variable_handles():
-    """Returns the resource handles of the default graph's variables, by name."""
-    variables = tf.global_variables()
-    if not all(hasattr(v, "handle") for v in variables):
-        raise AutoEncoderError("call tf.enable_resource_variables() before the graph is built")
-    return {v.handle.name: v.handle for v in variables}
-
-
-def step_graph_def(g, *operations):
-    """Returns the GraphDef that operations of the graph need, with placeholders for its variables."""
-    names = [op.name for op in operations]
-    part = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), names)
-    for node in part.node:
-        # The first names operations to share a device with, which may not be in this part. The
-        # second has a number that differs from build to build.
-        node.attr.pop("_class", None)
-        node.attr.pop("_gradient_op_type", None)
-        if node.op == "VarHandleOp":
-            node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
-            node.attr["dtype"].type = tf.resource.as_datatype_enum
-    return part
 
 
 # ---- Command line --------------------------------------------------------------------------------
@@ -1123,7 +1145,6 @@ class Parser(argparse.ArgumentParser):
             prog,
             description=description,
             epilog=example and f"example: {example}",
-            allow_abbrev=False,
             conflict_handler="resolve",  # beyond/ defines some flags of hyperparameters anew
         )
         if logdir is None:
@@ -1143,14 +1164,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def user_path(text):
-    """A path from the command line. Expands ~, which the shell does not do in --logdir=~/runs."""
+    """Returns a path of the command line, with ~ expanded, as shells do not in --logdir=~/runs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not in UTF-8") from None
     return Path(text).expanduser()
 
 
 def add_hparams(parser):
-    """Adds --recipe, and a flag for each hyperparameter except X_n, which the data determines."""
+    """Adds --recipe, and a flag for each hyperparameter that the data does not determine."""
     parser.usage = "%(prog)s [options]"  # the list of all flags would be long
-    fields = [field for field in dataclasses.fields(HParams) if field.name != "X_n"]
+    fields = [f for f in dataclasses.fields(HParams) if f.name not in ("X_n", "train_n")]
     tuned = RECIPES["tuned"]
     changes = [field for field in fields if getattr(tuned, field.name) != field.default]
     flags = " ".join(f"--{field.name} {getattr(tuned, field.name)}" for field in changes)
@@ -1160,14 +1185,16 @@ def add_hparams(parser):
     for field in fields:
         is_list = isinstance(field.default, tuple)
         values = field.default if is_list else [field.default]
+        choices = field.metadata["choices"]
+        description = field.metadata["help"] + (f": {' or '.join(choices)}" if choices else "")
         group.add_argument(
             f"--{field.name}",
             type=type(values[0]),
             nargs="+" if is_list else None,
-            choices=field.metadata["choices"] or None,
+            choices=choices or None,
             default=argparse.SUPPRESS,
             metavar={int: "N", float: "REAL", str: "NAME"}[type(values[0])],
-            help=f"{field.metadata['help']} (default: {' '.join(map(str, values))})",
+            help=f"{description} (default: {' '.join(map(str, values))})",
         )
 
 
@@ -1175,22 +1202,23 @@ def hparams_from_args(args, data):
     """Returns the HParams of the recipe, overridden by the flags that were given."""
     names = [field.name for field in dataclasses.fields(HParams)]
     given = {name: getattr(args, name) for name in names if name in args}
-    return dataclasses.replace(RECIPES[args.recipe], X_n=data.train.pixels.shape[1], **given)
+    train_n, X_n = data.train.images.shape
+    return dataclasses.replace(RECIPES[args.recipe], X_n=X_n, train_n=train_n, **given)
 
 
 def run_command(command, parser, hint=""):
-    """Runs command(args). Returns the exit status: 0; 2 after an error, whose text is printed on one
-    line; 130 after Ctrl-C, with the hint."""
-    if sys.stdout:  # None if it is closed
+    """Runs command(args). Returns the exit status: 0; 2 after an error that the user can correct,
+    whose text is printed on one line; 130 after Ctrl-C, with the hint."""
+    with contextlib.suppress(AttributeError):  # it is closed, or not a file
         sys.stdout.reconfigure(errors="backslashreplace")  # of characters that it cannot print
-    # If writing an event file fails, FileWriter raises the error here. Its thread, which logs the
-    # error and prints a traceback, is silenced.
+    # The thread of tf.summary.FileWriter logs an error and prints a traceback if the disk is full.
+    # FileWriter raises the same error here.
     tf.logging.set_verbosity(tf.logging.FATAL)
     threading.excepthook = lambda args: None
     try:
         command(parser.parse_args())
         return 0
-    except (AutoEncoderError, OSError, RuntimeError, tf.errors.OpError) as e:
+    except (AutoEncoderError, OSError) as e:
         print(f"{parser.prog}: error: {first_line(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -1214,7 +1242,7 @@ def main(args):
     print(f"device: {device()}")
     with start_session(g) as sess:
         train(sess, g, data, args.logdir, args.resume)
-        evaluation = evaluate(sess, g, data.test.pixels)
+        evaluation = evaluate(sess, g, data.test.images)
         print(evaluation)
         write_test(sess, g, data.test, evaluation, args.logdir)
         examples = data.test.subset(slice(1000))

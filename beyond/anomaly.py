@@ -31,7 +31,7 @@ from beyond.common import (
     encode_images,
     format_table,
     in_batches,
-    one_line_progress,
+    train_with_bar,
 )
 
 tf = ae.tf
@@ -46,8 +46,8 @@ class Detector(NamedTuple):
 def make_detector(sess, g, data):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
     in the session was trained. At most 5% of the validation images are above its threshold."""
-    scores = add_scores(sess, g, data.train.pixels)
-    normal = score_images(sess, g, scores, data.validation.pixels)[SCORE]
+    scores = add_scores(sess, g, data.train.images)
+    normal = score_images(sess, g, scores, data.validation.images)[SCORE]
     # The smallest score that at most 5% exceed.
     threshold = np.quantile(normal, 0.95, method="inverted_cdf")
     return Detector(scores, float(threshold))
@@ -56,8 +56,7 @@ def make_detector(sess, g, data):
 def add_scores(sess, g, normal_images, k=5):
     """Adds the scores of the images in g.X to the graph. Returns {name: tensor (batch,)}.
 
-    normal_images: (n, X_n), bytes or floats. The Z of the first 10,000 become a constant
-    of the graph.
+    normal_images: (n, X_n). The Z of the first 10,000 become a constant of the graph.
     """
     codes = encode_images(sess, g, normal_images[:10000])
     k = min(k, len(codes))
@@ -77,10 +76,8 @@ def add_scores(sess, g, normal_images, k=5):
 
 
 def score_images(sess, g, scores, images):
-    """Scores images (n, X_n), bytes or floats. scores: see add_scores. Returns {name: (n,)}."""
-    batches = []
-    for pixels in in_batches(images, "scores"):
-        batches.append(sess.run(scores, {g.X: ae.to_float(pixels)}))
+    """Scores images (n, X_n). scores: see add_scores. Returns {name: (n,)}."""
+    batches = [sess.run(scores, {g.X: batch}) for batch in in_batches(images, "scoring")]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in scores}
 
 
@@ -99,11 +96,10 @@ def experiment_scores(experiment, data, hp):
     """Trains on the normal images of each case of an experiment, and scores the test images. Yields
     the name of the case and {name of a score: (scores of normal images, of abnormal images)}."""
     for train, test, others in cases(experiment, data):
-        g = ae.build(hp)
+        g = ae.build(dataclasses.replace(hp, train_n=train.num_examples))
         with ae.start_session(g) as sess:
-            with one_line_progress():
-                ae.train(sess, g, data._replace(train=train))
-            scores = add_scores(sess, g, train.pixels)
+            train_with_bar(sess, g, data._replace(train=train))
+            scores = add_scores(sess, g, train.images)
             normal = score_images(sess, g, scores, test)
             for case, images in others.items():
                 abnormal = score_images(sess, g, scores, images)
@@ -119,7 +115,7 @@ def cases(experiment, data):
     is only one.
     """
     if experiment == "no-digits":
-        yield data.train, data.test.pixels, no_digits(data.test.pixels)
+        yield data.train, data.test.images, no_digits(data.test.images)
         return
     check_labels(data)
     labels = np.unique(data.train.labels)
@@ -134,20 +130,19 @@ def cases(experiment, data):
             train_is_normal = ~train_is_normal
             test_is_normal = ~test_is_normal
         train = data.train.subset(train_is_normal)
-        abnormal = {f"label {label}": data.test.pixels[~test_is_normal]}
-        yield train, data.test.pixels[test_is_normal], abnormal
+        abnormal = {f"label {label}": data.test.images[~test_is_normal]}
+        yield train, data.test.images[test_is_normal], abnormal
 
 
 def no_digits(images):
-    """Returns images unlike the given ones (n, X_n), bytes or floats: {name: (m, X_n)}."""
+    """Returns images unlike the given ones (n, X_n): {name: (m, X_n)}."""
     n, X_n = images.shape
-    white = 255 if images.dtype == np.uint8 else 1
-    greys = np.arange(256, dtype=np.uint8)
+    greys = np.linspace(0, 1, 256, dtype=np.float32)
     turned = np.rot90(ae.as_2d(images), axes=(1, 2))
     return {
-        "uniform noise": np.random.default_rng(0).integers(0, 256, (1000, X_n), np.uint8),
+        "uniform noise": np.random.default_rng(0).random((1000, X_n), np.float32),
         "constant grey": np.repeat(greys[:, np.newaxis], X_n, axis=1),
-        "inverted": white - images,
+        "inverted": 1 - images,
         "turned by 90 degrees": turned.reshape(n, X_n),
     }
 

@@ -2,10 +2,9 @@
 
 import contextlib
 import sys
-import types
-from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import autoencoder as ae
 
@@ -18,7 +17,7 @@ def load_run(logdir, data_dir=None):
     Raises AutoEncoderError if there is no network, if it was trained on other data, or if its data
     was not read from a file.
     """
-    if ae.tf.train.latest_checkpoint(Path(logdir, "checkpoints")) is None:
+    if ae.tf.train.latest_checkpoint(ae.checkpoints(logdir)) is None:
         raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
     hp, saved = ae.read_run(logdir)
     data_dir = data_dir or saved["data_dir"]
@@ -30,53 +29,59 @@ def load_run(logdir, data_dir=None):
     g = ae.build(hp)
     with ae.start_session(g) as sess:
         with contextlib.redirect_stdout(None):  # nothing is resumed
-            epochs = len(ae.restore(sess, g, data, logdir, ae.make_saver(g)))
+            epochs = len(ae.restore(sess, g, data, logdir))
         print(f"network: {logdir}, trained for {epochs} of {hp.epoch_n} epochs")
         yield sess, g, data
 
 
-def in_batches(rows, description, size=1000):
-    """Yields `size` rows at a time. On a terminal, prints how many percent are done."""
-    for start in range(0, len(rows), size):
-        if sys.stderr.isatty():
-            percent = 100 * start // len(rows)
-            print(f"\r{description}: {percent}%", end="", file=sys.stderr, flush=True)
-        yield rows[start : start + size]
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+def progress_bar(description, iterable=None, total=None):
+    """Returns a tqdm bar, which counts the elements of the iterable, or calls of its `update`.
 
-
-@contextlib.contextmanager
-def one_line_progress():
-    """Shows what is printed inside on one line, and clears it at the end. In a file, shows nothing.
-
-    Only the first 79 characters of a text are shown, because a longer line would wrap.
+    It is shown on a terminal or in a notebook, and cleared at its end.
     """
-    stdout = sys.stdout
-    is_shown = ae.is_interactive()
-    clear_line = f"\r{' ' * 79}\r"
-    line = types.SimpleNamespace(
-        write=lambda text: is_shown and stdout.write(text[:79].replace("\n", clear_line)),
-        flush=stdout.flush,
-        isatty=stdout.isatty,
-    )
-    with contextlib.redirect_stdout(line):
-        yield
+    # A notebook stores what is written to stderr as an error. Both streams are None if closed.
+    stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    is_shown = stream is not None and ae.is_interactive(stream)
+    return tqdm(iterable, description, total, leave=False, file=stream, disable=not is_shown)
+
+
+def in_batches(rows, description, size=1000):
+    """Yields `size` rows at a time, with a bar that counts the rows."""
+    with progress_bar(description, total=len(rows)) as bar:
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            yield batch
+            bar.update(len(batch))
+
+
+def train_with_bar(sess, g, data, logdir=None, on_epoch=None):
+    """Trains as autoencoder.train does, with a bar that counts the epochs in place of its lines.
+    Returns a list of Epoch."""
+    # The bar comes first, because it has the stream that is standard output now.
+    with progress_bar("training", total=g.hp.epoch_n) as bar, contextlib.redirect_stdout(None):
+
+        def update(epoch):
+            bar.update()
+            if on_epoch:
+                on_epoch(epoch)
+
+        return ae.train(sess, g, data, logdir, on_epoch=update)
 
 
 def encode_images(sess, g, images):
-    """Z of images (n, X_n), bytes or floats. -> (n, Z_n)"""
+    """Returns Z (n, Z_n) of images (n, X_n)."""
     batches = in_batches(images, "encoding")
-    return np.concatenate([sess.run(g.Z, {g.X: ae.to_float(batch)}) for batch in batches])
+    return np.concatenate([sess.run(g.Z, {g.X: batch}) for batch in batches])
 
 
 def check_labels(data):
+    """Raises AutoEncoderError if the training or the test images have no labels."""
     if data.train.labels is None or data.test.labels is None:
         raise ae.AutoEncoderError("the images have no labels, and this needs them")
 
 
 def format_table(*rows):
-    """Rows of cells as text, in columns."""
+    """Returns rows of cells as text, in columns."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ("  ".join(cell.rjust(n) for cell, n in zip(row, widths)) for row in rows)

@@ -29,7 +29,7 @@ def export(sess, g, folder, detector):
     Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.
     """
     outputs = [g.Z, g.G, detector.scores["error"], detector.scores[SCORE]]
-    forward = ae.step_graph_def(g, *(tensor.op for tensor in outputs))
+    forward = ae.subgraph(g, *(tensor.op for tensor in outputs))
     needed = {f"{node.name}:0" for node in forward.node}
     with g.X.graph.as_default():
         ae.variable_handles()  # raises AutoEncoderError if there are variables without a handle

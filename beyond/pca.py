@@ -41,15 +41,15 @@ def compare(sess, g, data):
     check_labels(data)
     train, test = data.train, data.test
     labels = train.labels, test.labels
-    firsts = ae.to_float(test.pixels[ae.first_of_each(test.labels)])
+    firsts = test.images[ae.first_of_each(test.labels)]
     pca = fit_pca(train, g.hp.Z_n)
-    codes = encode_by_pca(pca, train.pixels)
-    test_codes = encode_by_pca(pca, test.pixels)
-    pca_evaluation = evaluate_pca(pca, test.pixels, g.hp.Z_n)
+    codes = encode_by_pca(pca, train.images)
+    test_codes = encode_by_pca(pca, test.images)
+    pca_evaluation = evaluate_pca(pca, test.images, g.hp.Z_n)
     pca_G = pca.inverse_transform(pca.transform(firsts))
-    Z = encode_images(sess, g, train.pixels)
-    test_Z = encode_images(sess, g, test.pixels)
-    evaluation = ae.evaluate(sess, g, test.pixels)
+    Z = encode_images(sess, g, train.images)
+    test_Z = encode_images(sess, g, test.images)
+    evaluation = ae.evaluate(sess, g, test.images)
     G = sess.run(g.G, {g.X: firsts})
     return {
         "PCA": Comparison(pca_evaluation, knn_accuracy(codes, test_codes, *labels), pca_G),
@@ -59,7 +59,7 @@ def compare(sess, g, data):
 
 def sample(data_set):
     """Returns a DataSet of random images, in their order; of all, unless they exceed MAX_FLOATS."""
-    n, X_n = data_set.pixels.shape
+    n, X_n = data_set.images.shape
     size = min(n, MAX_FLOATS // X_n)
     rows = np.random.default_rng(0).choice(n, size, replace=False)
     return data_set.subset(np.sort(rows))
@@ -73,9 +73,7 @@ def fit_pca(train, n):
 
     There are at most X_n components, and at most one fewer than images.
     """
-    if sys.stderr.isatty():
-        print("fitting PCA", end="", file=sys.stderr, flush=True)
-    X = ae.to_float(sample(train).pixels)
+    X = sample(train).images
     n = min(n, len(X) - 1, X.shape[1])
     # The default solver is exact for MNIST. For many pixels it is the randomized one, which does not
     # form a matrix of pixels x pixels. IncrementalPCA needs less memory, but ten times as long, and
@@ -83,22 +81,20 @@ def fit_pca(train, n):
     return PCA(n, random_state=0).fit(X)
 
 
-def encode_by_pca(pca, pixels):
-    """pixels: (n, X_n), bytes or floats -> codes: (n, components)"""
-    batches = in_batches(pixels, "encoding by PCA")
-    return np.concatenate([pca.transform(ae.to_float(batch)) for batch in batches])
+def encode_by_pca(pca, images):
+    """images: (n, X_n) -> codes: (n, components)"""
+    batches = in_batches(images, "encoding by PCA")
+    return np.concatenate([pca.transform(batch) for batch in batches])
 
 
-def evaluate_pca(pca, pixels, Z_n):
-    """Evaluates PCA on images (n, X_n), bytes or floats, as a network with Z_n latents. Returns an
-    Evaluation."""
+def evaluate_pca(pca, images, Z_n):
+    """Evaluates PCA on images (n, X_n), as a network with Z_n latents. Returns an Evaluation."""
     error = 0.0
-    for batch in in_batches(pixels, "evaluating PCA"):
-        X = ae.to_float(batch)
+    for X in in_batches(images, "evaluating PCA"):
         G = pca.inverse_transform(pca.transform(X))
         error += np.square(G - X).sum(dtype=np.float64)
-    score = ae.REPORTED_IMAGES * error / 2 / len(pixels)
-    return ae.Evaluation(score, error / pixels.size, pca.n_components_, Z_n)
+    score = ae.REPORTED_IMAGES * error / 2 / len(images)
+    return ae.Evaluation(score, error / images.size, pca.n_components_, Z_n)
 
 
 # ---- Nearest neighbours --------------------------------------------------------------------------
@@ -107,7 +103,7 @@ def evaluate_pca(pca, pixels, Z_n):
 def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
     """Returns the accuracy of k-nearest-neighbour classification of test images.
 
-    codes: (n, m), of the training images; test_codes: (l, m). Codes are floats, or bytes of images.
+    codes: (n, m), of the training images; test_codes: (l, m).
     labels: (n,) and (l,), any integers; or one-hot. If n is less than k, all n are neighbours.
     Distances are Euclidean, and each neighbour has one vote. Of labels with equally many votes, the
     smallest wins.
@@ -117,9 +113,9 @@ def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
     k = min(k, len(codes))
     classifier = KNeighborsClassifier(k, algorithm="brute", metric="euclidean")
     with warnings.catch_warnings(action="ignore"):  # it warns of labels that are mostly different
-        classifier.fit(ae.to_float(codes), ae.as_integers(labels))
+        classifier.fit(codes, ae.as_integers(labels))
     batches = in_batches(test_codes, "nearest neighbours")
-    predicted = np.concatenate([classifier.predict(ae.to_float(batch)) for batch in batches])
+    predicted = np.concatenate([classifier.predict(batch) for batch in batches])
     return (predicted == ae.as_integers(test_labels)).mean()
 
 
@@ -162,7 +158,7 @@ def plot_comparison(test, comparisons, pixels_accuracy):
     shown = max([Z_n for Z_n in Z_ns if Z_n <= 20], default=Z_ns[0])
     firsts = ae.first_of_each(test.labels)
     rows = {f"{method} {shown}": c.G for method, c in comparisons[shown].items()}
-    ae.plot_images(bottom, X=ae.to_float(test.pixels[firsts]), **rows)
+    ae.plot_images(bottom, X=test.images[firsts], **rows)
     return figure
 
 
@@ -182,7 +178,7 @@ def main(args):
             ae.train(sess, g, data, args.logdir / f"Z_n={hp.Z_n}", resume=True)
             comparisons[hp.Z_n] = compare(sess, g, data)
     train, test = sample(data.train), data.test
-    pixels_accuracy = knn_accuracy(train.pixels, test.pixels, train.labels, test.labels)
+    pixels_accuracy = knn_accuracy(train.images, test.images, train.labels, test.labels)
     print(comparison_table(comparisons, pixels_accuracy))
     figure = plot_comparison(data.test, comparisons, pixels_accuracy)
     figure.savefig(args.logdir / "pca.png", dpi=100)

@@ -25,10 +25,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sklearn.model_selection import train_test_split
 
 import autoencoder as ae
-from beyond.common import format_table, in_batches
+from beyond.common import format_table, progress_bar
 
 TEST_SHARE = 0.2
-MIN_PICTURES = 15  # of which 12 are for training, the fewest that read_data_sets takes
+MIN_PICTURES = 15  # of which 11 are for training, 1 is for validation and 3 are for test
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -54,24 +54,28 @@ def read_pictures(path, size, invert=False, center=False):
     # rglob does not enter a link to a folder. Such a link stays in the list, to be named.
     candidates = [file for file in found if file.is_symlink() or not file.is_dir()]
     images, files, formats, left_out = [], [], [], []
-    for batch in in_batches(candidates, "reading", size=10):
-        for file in batch:
-            name = file.relative_to(folder)
-            try:
-                image, format = read_picture(file, size, invert, center)
-            except UnidentifiedImageError:
-                left_out.append(f"{name}: not a picture that Pillow opens")
-            except Exception as e:  # Pillow raises a dozen kinds for damaged files
-                left_out.append(f"{name}: {ae.first_line(e)}")
-            else:
-                images.append(image)
-                files.append(name)
-                formats.append(format)
+    for file in progress_bar("reading", candidates):
+        name = file.relative_to(folder)
+        try:
+            image, format = read_picture(file, size, invert, center)
+        except UnidentifiedImageError:
+            left_out.append(f"{name}: not a picture that Pillow opens")
+        except Exception as e:  # Pillow raises a dozen kinds for damaged files
+            left_out.append(f"{name}: {ae.first_line(e)}")
+        else:
+            images.append(image)
+            files.append(name)
+            formats.append(format)
     for line in left_out:
         print(f"left out: {line}")
     if not images:
         raise ae.AutoEncoderError(f"{path} has no picture that can be read")
     return Pictures(np.stack(images), files, formats)
+
+
+def as_images(pictures):
+    """Returns pictures (n, size, size), bytes, as images (n, X_n), as read_data_sets does."""
+    return pictures.reshape(len(pictures), -1) * np.float32(1 / 255)
 
 
 def read_picture(path, size, invert=False, center=False):
@@ -187,12 +191,11 @@ def plot_first_pictures(images, labels, names):
 
     images: (n, size, size), bytes; labels, names: see labels_of. Returns a Figure.
     """
-    pixels = images.reshape(len(images), -1)
     if labels is None:
-        return ae.plot_images(pictures=ae.to_float(pixels[:10]))
+        return ae.plot_images(pictures=as_images(images[:10]))
     rows = {}
     for label, name in enumerate(names[:10]):
-        rows[f"{label}: {name}"] = ae.to_float(pixels[labels == label][:10])
+        rows[f"{label}: {name}"] = as_images(images[labels == label][:10])
     figure = ae.plot_images(**rows)
     for axes in figure.axes:
         axes.yaxis.label.set_parse_math(False)  # a $ in a name is no formula

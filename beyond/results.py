@@ -1,23 +1,16 @@
-"""Repeats the tables of both READMEs: python -m beyond.results TABLE
+"""Repeats those tables of the READMEs that no other command prints.
 
-| TABLE                                | what it trains, and where the table is                       |
-|--------------------------------------|--------------------------------------------------------------|
-| recipes                              | both recipes, seeds 0 to 4; README. Draws                    |
-|                                      | .readme/live_latents.png                                     |
-| ablation                             | `tuned` with each of its choices undone, seeds 0 to 4        |
-| fashion                              | both recipes on Fashion-MNIST, seeds 0 to 4                  |
-| photographs                          | `tuned`; test digits that are made to look like photographs. |
-|                                      | Draws .readme/screened.png                                   |
-| tuning, tuning-2, tuning-3, pca,     | what a command of beyond/README.md trains                    |
-| one-normal, one-abnormal, no-digits, |                                                              |
-| scale                                |                                                              |
-| speed                                | tests/benchmark.py; README                                   |
+    python -m beyond.results TABLE
 
-Run it in a fresh clone: the commands tuning and pca continue what is in their logdir.
+| TABLE       | what it trains, and what it draws                                                   |
+|-------------|-------------------------------------------------------------------------------------|
+| recipes     | both recipes, seeds 0 to 4; .readme/live_latents.png                                |
+| ablation    | `tuned` with each of its choices undone, seeds 0 to 4                               |
+| fashion     | both recipes on Fashion-MNIST, seeds 0 to 4                                         |
+| photographs | `tuned`; test digits that are made to look like photographs; .readme/screened.png   |
 """
 
 import dataclasses
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,9 +21,9 @@ from PIL import Image, ImageFilter
 
 import autoencoder as ae
 from beyond.anomaly import detect, make_detector
-from beyond.common import one_line_progress
+from beyond.common import train_with_bar
 from beyond.pca import ACCURACY, compare, knn_accuracy
-from beyond.pictures import read_pictures
+from beyond.pictures import as_images, read_pictures
 from beyond.screen import plot_screened
 
 ROOT = Path(ae.__file__).resolve().parent
@@ -44,11 +37,10 @@ ON_TENSORFLOW_1 = [
 
 def train(hp, data):
     """Trains without a logdir. Returns the session, the Graph and the history."""
-    print(f"training {hp}", file=sys.stderr, flush=True)
     g = ae.build(hp)
     sess = ae.start_session(g)
-    with one_line_progress():
-        return sess, g, ae.train(sess, g, data)
+    history = train_with_bar(sess, g, data)
+    return sess, g, history
 
 
 def mean_sd(values, digits=1):
@@ -73,7 +65,8 @@ def recipe_table(data):
     print(f"| | score | live latents, by seed | {ACCURACY} |\n|---|---|---|---|")
     runs = {}
     for recipe in ("tutorial", "tuned"):
-        runs[recipe], accuracies = [], []
+        runs[recipe] = []
+        accuracies = []
         for seed in SEEDS:
             sess, g, _ = train(dataclasses.replace(ae.RECIPES[recipe], seed=seed), data)
             with sess:
@@ -89,9 +82,9 @@ def recipe_table(data):
     pca = comparison["PCA"]
     score, live = pca.evaluation.score, pca.evaluation.live
     print(f"| PCA with {live} components | {score:.1f} | {live} | {pca.accuracy:.2%} |")
-    train_set, _, test_set, _ = data
-    labels = train_set.labels, test_set.labels
-    print(f"| the pixels | | | {knn_accuracy(train_set.pixels, test_set.pixels, *labels):.2%} |")
+    images = data.train.images, data.test.images
+    labels = data.train.labels, data.test.labels
+    print(f"| the pixels | | | {knn_accuracy(*images, *labels):.2%} |")
     return runs
 
 
@@ -151,7 +144,7 @@ def photographs():
     data = ae.read_data_sets()
     sess, g, _ = train(ae.RECIPES["tuned"], data)
     rng = np.random.default_rng(0)
-    digits = data.test.pixels[:200]
+    digits = data.test.images[:200]
     with sess, tempfile.TemporaryDirectory() as folder:
         for i, digit in enumerate(ae.as_2d(digits)):
             photograph(digit, rng).save(Path(folder, f"{i:03d}.jpg"), quality=90)
@@ -161,20 +154,21 @@ def photographs():
         for flags in ({}, {"invert": True}, {"center": True}, {"invert": True, "center": True}):
             name = " ".join(f"--{flag}" for flag in flags) or "no flags"
             pictures = read_pictures(Path(folder), 28, **flags)
-            images[f"as photographs, {name}"] = pictures.images.reshape(len(digits), -1)
-        for name, pixels in images.items():
-            scores, flagged = detect(sess, g, pixels, detector)
+            images[f"as photographs, {name}"] = as_images(pictures.images)
+        for name, X in images.items():
+            scores, flagged = detect(sess, g, X, detector)
             print(f"| {name} | {flagged.mean():.1%} | {np.median(scores):.2g} |")
-        figure = plot_screened(sess, g, pixels, scores, flagged, np.argsort(-scores))
+        figure = plot_screened(sess, g, X, scores, flagged, np.argsort(-scores))
         figure.savefig(ROOT / ".readme" / "screened.png", dpi=100)  # of the last, with both flags
 
 
 def photograph(digit, rng):
-    """Returns a Pillow image that resembles the photograph of a digit (28, 28), bytes, on paper:
-    dark on bright, turned, at some place, blurred, noisy and unevenly lit."""
+    """Returns a Pillow image that resembles the photograph of a digit (28, 28) on paper: dark on
+    bright, turned, at some place, blurred, noisy and unevenly lit."""
     width, height = 400, 300
     side = int(rng.uniform(120, 210))
-    ink = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
+    ink = Image.fromarray(np.uint8(np.round(255 * digit)))
+    ink = ink.resize((side, side), Image.Resampling.BICUBIC)
     ink = ink.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC, expand=True)
     place = rng.integers(width - ink.width + 1), rng.integers(height - ink.height + 1)
     sheet = Image.new("L", (width, height))
@@ -193,41 +187,17 @@ def photograph(digit, rng):
 
 
 TABLES = {"recipes": recipes, "ablation": ablation, "fashion": fashion, "photographs": photographs}
-BEST_CHOICES = (
-    "--activation swish --Z_activation linear --init glorot --batch_size 50 --schedule linear"
-)
-COMMANDS = {
-    "tuning": "-m beyond.tuning --trials 80",
-    "tuning-2": f"-m beyond.tuning --trials 40 --logdir logs/tuning-2 {BEST_CHOICES}",
-    "tuning-3": (
-        f"-m beyond.tuning --trials 20 --logdir logs/tuning-3 {BEST_CHOICES} --weight_decay 0.1"
-    ),
-    "pca": "-m beyond.pca --recipe tuned",
-    "one-normal": "-m beyond.anomaly --recipe tuned --seed 0 1 2",
-    "one-abnormal": "-m beyond.anomaly --recipe tuned --seed 0 1 2 --experiment one-abnormal",
-    "no-digits": "-m beyond.anomaly --recipe tuned --seed 0 1 2 --experiment no-digits",
-    "scale": "-m beyond.scale",
-    "speed": "tests/benchmark.py",
-}
-MINUTES = {
-    "recipes": 6, "ablation": 20, "fashion": 6, "photographs": 1, "tuning": 25, "tuning-2": 10,
-    "tuning-3": 8, "pca": 5, "one-normal": 4, "one-abnormal": 15, "no-digits": 2, "scale": 6,
-    "speed": 10,
-}  # fmt: skip
+MINUTES = {"recipes": 6, "ablation": 20, "fashion": 6, "photographs": 1}
 
 
 def main(args):
+    """Repeats a table of the READMEs."""
     print(f"{args.table}: about {MINUTES[args.table]} minutes on two cores", flush=True)
-    if args.table in TABLES:
-        TABLES[args.table]()
-    else:
-        command = [sys.executable, *COMMANDS[args.table].split()]
-        sys.exit(subprocess.run(command, cwd=ROOT).returncode)
+    TABLES[args.table]()
 
 
 if __name__ == "__main__":
-    parser = ae.Parser("python -m beyond.results", "Repeats a table of the READMEs.")
-    parser.add_argument(
-        "table", choices=MINUTES, metavar="TABLE", help=f"one of {', '.join(MINUTES)}"
-    )
+    parser = ae.Parser("python -m beyond.results", main.__doc__)
+    help = f"one of {', '.join(TABLES)}"
+    parser.add_argument("table", choices=TABLES, metavar="TABLE", help=help)
     sys.exit(ae.run_command(main, parser))

@@ -14,7 +14,7 @@ import numpy as np
 import autoencoder as ae
 from beyond.anomaly import detect, make_detector
 from beyond.common import format_table, load_run
-from beyond.pictures import add_picture_flags, read_pictures
+from beyond.pictures import add_picture_flags, as_images, read_pictures
 
 ARRAYS = (".npy", ".npz", ".gz", "idx3-ubyte")  # ends of the names of files that hold an array
 HEADER = ("index", "score", "flag", "file")
@@ -24,30 +24,30 @@ def read_images(path, X_n, invert, center):
     """Reads pictures, or an array of images, for a network of X_n pixels.
 
     path: a picture, a folder of pictures, or a .npy, .npz of one array or IDX file.
-    Returns images (n, X_n), bytes or floats, and their files (n,), which are "" for an array.
+    Returns images (n, X_n), and their files (n,), which are "" for an array.
     Raises AutoEncoderError if they do not fit the network.
     """
     if path.name.endswith(ARRAYS):
         if invert or center:
             raise ae.AutoEncoderError("--invert and --center are for pictures, not for an array")
-        images = ae.make_data_set(read_array(path), None, str(path)).pixels
+        images = ae.make_data_set(read_array(path), None, str(path)).images
         if images.shape[1] != X_n:
             raise ae.AutoEncoderError(f"{path} has images of {images.shape[1]} pixels, not {X_n}")
         return images, [""] * len(images)
     size = math.isqrt(X_n)
     if size**2 != X_n:
         raise ae.AutoEncoderError(f"the network's images are not square: they have {X_n} pixels")
-    images, files, _ = read_pictures(path, size, invert, center)
-    return images.reshape(len(images), X_n), files
+    pictures, files, _ = read_pictures(path, size, invert, center)
+    return as_images(pictures), files
 
 
 def read_array(path):
-    """Returns the array in a .npy file, which stays on disk, in a .npz or in an IDX file."""
+    """Returns the array in a .npy, .npz or IDX file."""
     if not path.name.endswith((".npy", ".npz")):
         return ae.read_idx(path)
     try:
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r")
+            return np.load(path)
         with np.load(path) as arrays:
             if len(arrays.files) != 1:
                 raise ValueError(f"it has {len(arrays.files)} arrays, not one")
@@ -63,11 +63,12 @@ def plot_screened(sess, g, images, scores, flags, order):
     images: (n, X_n); scores, flags: (n,); order: (n,), indices, the most abnormal first.
     Returns a Figure.
     """
-    rows, shown = {}, []
+    rows = {}
+    shown = []
     others = order[10:]
     for which, chosen in (("most", order[:10]), ("least", others[::-1][:10])):
         if len(chosen) > 0:
-            X = ae.to_float(images[chosen])
+            X = images[chosen]
             rows[f"{which} abnormal"] = X
             rows[f"{which}: G"] = sess.run(g.G, {g.X: X})
             shown.append(chosen)
@@ -111,7 +112,7 @@ def main(args):
     print(
         f"flagged (!): {flags.sum()} of {len(flags)}, with a score above {detector.threshold:.4g},"
     )
-    n = len(data.validation.pixels)
+    n = data.validation.num_examples
     print(f"which at most 5% of the {n} validation images of {data.path} exceed")
     print(f"picture and scores: screened.png and scores.csv in {folder}")
 

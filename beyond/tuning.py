@@ -30,7 +30,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 import autoencoder as ae
-from beyond.common import format_table, load_run, one_line_progress
+from beyond.common import format_table, load_run, train_with_bar
 
 # The hyperparameters to search. All others have the recipe's values.
 SPACE = {
@@ -112,8 +112,8 @@ def validation_loss(trial, data, logdir, base):
             raise optuna.TrialPruned(f"pruned after epoch {epoch.epoch}")
 
     g = ae.build(dataclasses.replace(base, **trial.params))
-    with one_line_progress(), ae.start_session(g) as sess:
-        history = ae.train(sess, g, data, logdir, on_epoch=report)
+    with ae.start_session(g) as sess:
+        history = train_with_bar(sess, g, data, logdir, report)
     return history[-1].validation_loss
 
 
@@ -197,7 +197,8 @@ def main(args):
     print(f"validation loss against each hyperparameter: {args.logdir / 'trials.png'}")
     best = study.best_trial
     with load_run(trial_dir(args.logdir, best), args.data_dir) as (sess, g, data):
-        print(f"trial {best.number} on the test images: {ae.evaluate(sess, g, data.test.pixels)}")
+        evaluation = ae.evaluate(sess, g, data.test.images)
+    print(f"trial {best.number} on the test images: {evaluation}")
     print(f"all trials: tensorboard --logdir {args.logdir}")
 
 

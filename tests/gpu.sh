@@ -66,14 +66,14 @@ tf = ae.tf
 tf.config.experimental.enable_tensor_float_32_execution(sys.argv[1] == "TF32 on")
 with open("tests/seed_trajectory.json") as file:
     expected = json.load(file)["loss_before_each_step"]
-pixels = ae.read_data_sets().train.pixels[np.random.RandomState(1).permutation(55000)]
+images = ae.read_data_sets().train.images[np.random.RandomState(1).permutation(55000)]
 for name in ("feed_loop", "compiled loop"):
     g = ae.build(ae.HParams())
     with g.X.graph.as_default(), ae.start_session(g) as sess:
         for variable, value in zip(tf.trainable_variables(), weights()):
             variable.load(value, sess)
-        loop = ae.feed_loop if name == "feed_loop" else ae.compile_loop(sess, g, pixels)
-        losses = [loop(sess, g, pixels[k : k + 100], 1) for k in range(0, 20000, 100)]
+        loop = ae.feed_loop if name == "feed_loop" else ae.compile_loop(sess, g)
+        losses = [loop(sess, g, images[k : k + 100], 1) for k in range(0, 20000, 100)]
     difference = np.abs(np.divide(losses, expected) - 1)
     # The loss itself shows whether two modes compute the same bits.
     for n in (1, 12, 100, 200):
@@ -113,7 +113,7 @@ STEP
 # tests/benchmark.py keeps PyTorch on the CPU, and says which modules are missing.
 step 5-times 210 <<'STEP'
 row() { # LABEL ENTRY
-    echo "$1: $(python3 tests/benchmark.py "$2" 2>"$OUT/5-stderr.txt" || tail -n 1 "$OUT/5-stderr.txt")"
+    echo "$1: $(python3 tests/benchmark.py "$2" 2 2>"$OUT/5-stderr.txt" || tail -n 1 "$OUT/5-stderr.txt")"
 }
 for round in 1 2 3; do
     row "compiled loop" "this project"
@@ -131,7 +131,7 @@ with open(sys.argv[1]) as file:
     for line in file:
         label, _, result = line.partition(": RESULT ")
         if result:
-            times.setdefault(label, []).append(json.loads(result)[0])
+            times.setdefault(label, []).append(json.loads(result)["step_ms"])
 for label, ms in times.items():
     print(f"{label}: median of {len(ms)}: {statistics.median(ms):.3f} ms per step")
 PY
@@ -157,14 +157,14 @@ def clock(text, function, *arguments):
         print(f"{time.strftime('%H:%M:%S')} {text}: {time.perf_counter() - begin:.4f} s")
 
 
-pixels = ae.read_data_sets().train.pixels
+images = ae.read_data_sets().train.images
 g = ae.build(ae.HParams())
-order = ae.shuffled(g.hp, 1, len(pixels))
+order = ae.shuffled(g.hp.seed, 1, len(images))
 with ae.start_session(g) as sess:
-    loop = ae.compile_loop(sess, g, pixels)
-    clock("an epoch", loop, sess, g, pixels, 1)
-    clock("a call that makes one step", loop, sess, g, pixels[:100], 1)
-    clock("selection of an epoch's images", lambda: pixels[order])
+    loop = ae.compile_loop(sess, g)
+    clock("an epoch", loop, sess, g, images, 1)
+    clock("a call that makes one step", loop, sess, g, images[:100], 1)
+    clock("selection of an epoch's images", lambda: images[order])
 PY
 STEP
 
@@ -195,7 +195,7 @@ import numpy as np
 
 import autoencoder as ae
 
-np.save(os.environ["OUT"] + "/images.npy", ae.read_data_sets().test.pixels[:200])
+np.save(os.environ["OUT"] + "/images.npy", ae.read_data_sets().test.images[:200])
 PY
 # Where a package is missing, the last line of the output is a ModuleNotFoundError that names it.
 python3 -m beyond.screen "$OUT/images.npy" --logdir "$OUT/run"

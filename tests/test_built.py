@@ -15,10 +15,10 @@ from conftest import files
 tf = ae.tf
 HP = ae.HParams(
     X_n=16, enc_n=(8, 6), Z_n=3, dec_n=(6, 8), activation="swish", Z_activation="linear",
-    init="he", epoch_n=2, batch_size=20, learning_rate=0.01,
+    init="he", train_n=210, epoch_n=2, batch_size=20, learning_rate=0.01,
 )  # fmt: skip
-PIXELS = np.random.RandomState(0).randint(0, 256, (210, 16), np.uint8)  # the last batch is half
-DATA = ae.DataSets(*[ae.DataSet(PIXELS[:n], None) for n in (210, 30, 30)])
+IMAGES = np.random.RandomState(0).rand(210, 16).astype(np.float32)  # the last batch is half
+DATA = ae.DataSets(*[ae.DataSet(IMAGES[:n]) for n in (210, 30, 30)])
 
 
 def build(hp=HP, encode=ae.encode, loss=ae.l2_loss, minimize=None, training_feed={}):
@@ -33,9 +33,9 @@ def build(hp=HP, encode=ae.encode, loss=ae.l2_loss, minimize=None, training_feed
         Z = encode(X, hp)
         G = ae.decode(Z, hp)
         L = loss(G, X)
-        opt, rate = (minimize(L), None) if minimize else ae.training(L, hp)
+        opt = minimize(L) if minimize else ae.training(L, hp)
         feed = {graph.get_tensor_by_name(name): value for name, value in training_feed.items()}
-        return ae.Graph(hp, X, Z, G, L, opt, tf.global_variables_initializer(), rate, feed)
+        return ae.Graph(hp, X, Z, G, L, opt, tf.global_variables_initializer(), feed)
 
 
 def train(g, logdir=None, data=DATA, loop=ae.feed_loop, **options):
@@ -93,17 +93,22 @@ def test_both_loops_train_what_was_built(change, capsys):
 
 
 @pytest.mark.parametrize("loop", [ae.feed_loop, None])
-def test_training_reports_the_loss_of_evaluation_times_what_training_alone_feeds(loop, capsys):
+def test_what_training_alone_is_fed_may_change_after_an_epoch(loop, tmp_path, capsys):
     hp = dataclasses.replace(HP, learning_rate=1e-30)  # the weights stay as they are
-    floats = ae.DataSet(ae.to_float(PIXELS[:200]), None)
-    data = ae.DataSets(floats, ae.DataSet(PIXELS[:200], None), floats)
+    images = ae.DataSet(IMAGES[:200])
+    data = ae.DataSets(images, images, images)
 
     def weighted_loss(G, X):
         return tf.placeholder_with_default(1.0, [], "weight") * mean_loss(G, X)
 
+    def change(epoch):
+        g.training_feed[weight] = 5.0
+
     g = build(hp, loss=weighted_loss, training_feed={"weight:0": 3.0})
-    for epoch in train(g, data=data, loop=loop)[0]:
-        assert epoch.loss == pytest.approx(3 * epoch.validation_loss, rel=1e-5)
+    (weight,) = g.training_feed
+    first, second = train(g, tmp_path, data, loop, on_epoch=change)[0]
+    assert first.loss == pytest.approx(3 * first.validation_loss, rel=1e-5)
+    assert second.loss == pytest.approx(5 * second.validation_loss, rel=1e-5)
     assert "without XLA" not in capsys.readouterr().out
 
 
@@ -158,15 +163,33 @@ def test_what_xla_cannot_compile_is_trained_by_feed_loop(changes, reason, capfd,
     assert (len(epochs), err) == (HP.epoch_n, "")
 
 
-@pytest.mark.parametrize("change", ["layer", "decay"])
+def test_convolutions_are_compiled_for_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    details = {"device_name": "of that name"}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
+    g = build(encode=encode_with_convolution)
+    check(train(g, loop=None), train(g), rtol=1e-5, atol=1e-5)
+    assert "without XLA" not in capsys.readouterr().out
+    assert ae.device() == "GPU, of that name"
+
+
+REBUILT = {
+    "layer": COMPILED["layer"],
+    "decay": COMPILED["decay"],
+    "condition": {"loss": conditional_loss},
+    "Python": {"loss": loss_in_python},
+}
+
+
+@pytest.mark.parametrize("change", REBUILT)
 def test_a_changed_graph_is_resumed_and_refused_by_another(change, tmp_path):
-    # TensorFlow numbers the gradients of swish by what the process has built before.
+    # TensorFlow numbers functions, and the gradients of swish, by what the process has built before.
     short, long = (dataclasses.replace(HP, epoch_n=n) for n in (1, 2))
-    train(build(short, **COMPILED[change]), tmp_path)
-    unbroken = train(build(long, **COMPILED[change]))
-    check(train(build(long, **COMPILED[change]), tmp_path, resume=True), unbroken)
+    train(build(short, **REBUILT[change]), tmp_path)
+    unbroken = train(build(long, **REBUILT[change]))
+    check(train(build(long, **REBUILT[change]), tmp_path, resume=True), unbroken)
     before = files(tmp_path)
-    with pytest.raises(ae.AutoEncoderError, match="differs in graph: .*reset_default_graph"):
+    with pytest.raises(ae.AutoEncoderError, match=r"another graph \(.*reset_default_graph"):
         train(build(), tmp_path, resume=True)
     assert files(tmp_path) == before
 
@@ -182,7 +205,7 @@ def test_a_variable_that_is_added_after_a_first_training_is_saved(tmp_path):
             opt = tf.train.GradientDescentOptimizer(0.01).minimize(loss)
             init = tf.global_variables_initializer()
         sess.run(added.initializer)
-        g = g._replace(loss=loss, opt=opt, init=init, rate=None)
+        g = g._replace(loss=loss, opt=opt, init=init)
         ae.train(sess, g, DATA, tmp_path / "second", loop=ae.feed_loop)
         learned = sess.run(added)
     restored = train(g, tmp_path / "second", resume=True)[1]

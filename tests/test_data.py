@@ -26,12 +26,12 @@ def test_split_and_values_are_the_tutorials(mnist):
     pixels = np.frombuffer(train_images, np.uint8)[16:].reshape(60000, 784)
     assert [part.images.shape for part in mnist[:3]] == [(55000, 784), (5000, 784), (10000, 784)]
     assert [part.num_examples for part in mnist[:3]] == [55000, 5000, 10000]
-    for part, expected in ((mnist.train, pixels[5000:]), (mnist.validation, pixels[:5000])):
+    test_pixels = np.frombuffer(test_images, np.uint8)[16:].reshape(10000, 784)
+    for part, expected in zip(mnist[:3], (pixels[5000:], pixels[:5000], test_pixels)):
         assert part.images.dtype == np.float32
-        np.testing.assert_allclose(part.images[:1000], expected[:1000] / 255, rtol=1e-6)
-        assert np.array_equal(part.pixels, expected)
+        # As TensorFlow 1 read them: multiplied by 1 / 255 in float32.
+        assert np.array_equal(part.images, expected * np.float32(1 / 255))
     assert bytes(mnist.validation.labels) + bytes(mnist.train.labels) == train_labels[8:]
-    assert bytes(mnist.test.pixels) == test_images[16:]
     assert bytes(mnist.test.labels) == test_labels[8:]
 
 
@@ -48,7 +48,7 @@ def test_committed_files_are_mnist():
 @pytest.mark.skipif(not FASHION.exists(), reason="needs Debian's package dataset-fashion-mnist")
 def test_fashion_mnist_is_read_as_it_is():
     data = ae.read_data_sets(FASHION)
-    assert [part.pixels.shape for part in data[:3]] == [(55000, 784), (5000, 784), (10000, 784)]
+    assert [part.images.shape for part in data[:3]] == [(55000, 784), (5000, 784), (10000, 784)]
     assert np.bincount(data.test.labels).tolist() == [1000] * 10
 
 
@@ -69,14 +69,16 @@ def test_images_with_height_and_width_and_a_validation_size(small_dir):
     assert [part.num_examples for part in data[:3]] == [277, 50, 100]
     images = np.concatenate([data.validation.images, data.train.images]).reshape(327, 16)
     assert np.array_equal(images, np.concatenate([flat.validation.images, flat.train.images]))
+    assert ae.read_data_sets(small_dir, validation_size=0).train.num_examples == 327
 
 
 def test_next_batch_gives_each_image_once_an_epoch():
     n, batch_size = 110, 25  # four batches and a part of the fifth
-    data = ae.DataSet(np.arange(n, dtype=np.uint8)[:, None], 7 * np.arange(n))
+    data = ae.DataSet(np.zeros((n, 1)), 7 * np.arange(n))
+    data.images[:] = np.arange(n)[:, None]  # what is changed in place takes effect
     batches = [data.next_batch(batch_size) for _ in range(9)]
     assert all(len(images) == len(labels) == batch_size for images, labels in batches)
-    numbers = np.concatenate([np.rint(255 * images[:, 0]) for images, _ in batches])
+    numbers = np.concatenate([images[:, 0] for images, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
     assert np.array_equal(labels, 7 * numbers)
     first, second = numbers[:n], numbers[n : 2 * n]
@@ -84,6 +86,8 @@ def test_next_batch_gives_each_image_once_an_epoch():
     assert np.array_equal(np.sort(second), np.arange(n))
     assert not np.array_equal(first, np.arange(n))
     assert not np.array_equal(first, second)
+    data = ae.DataSet(data.images, data.labels)
+    assert data.next_batch(3, shuffle=False)[1].tolist() == [0, 7, 14]
 
 
 # ---- Other images --------------------------------------------------------------------------------
@@ -99,7 +103,6 @@ ACCEPTED = {
     "int32 with a last axis": (BYTES.astype(np.int32)[..., None], BYTES / 255),
     "flat float64": (BYTES.reshape(47, 16) / 255, BYTES / 255),
     "bool": (BITS.astype(bool), BITS),
-    "integers of 0 and 1": (BITS.astype(np.uint8), BITS),
 }
 
 
@@ -116,8 +119,11 @@ def test_arrays_of_a_npz_file(tmp_path, kind):
         np.testing.assert_allclose(part.images, expected[rows].reshape(-1, 16), rtol=1e-6)
         assert part is data.test or np.array_equal(part.labels, LABELS[rows])
     assert data.test.labels is None
-    with pytest.raises(ae.AutoEncoderError, match="one_hot needs labels"):
-        ae.read_data_sets(path, one_hot=True)
+    negative = tmp_path / "negative.npz"
+    np.savez(negative, x_train=images, y_train=LABELS - 1, x_test=images, y_test=LABELS)
+    for refused in (path, negative):
+        with pytest.raises(ae.AutoEncoderError, match="one_hot needs labels"):
+            ae.read_data_sets(refused, one_hot=True)
     assert path.read_bytes() == before
 
 
@@ -137,6 +143,7 @@ TRAIN, TEST = "training images", "test images"
 REFUSED_ARRAYS = {
     "floats to 255": ("x_train", BYTES.astype(np.float32), f"{TRAIN} .* float32 .*0.0 to 255.0"),
     "NaN": ("x_test", np.full((5, 16), np.nan), f"{TEST} .* float64 .*nan to nan"),
+    "bits as integers": ("x_train", BITS, f"{TRAIN} .*booleans"),
     "negative": ("x_test", BYTES.astype(int) - 9, f"{TEST} .* int64 .*-9 to 246"),
     "above 255": ("x_train", 2 * BYTES.astype(int), f"{TRAIN} .* int64 .*0 to 510"),
     "strings": ("x_train", BYTES.astype(str), f"{TRAIN} .* <U3"),
@@ -160,8 +167,9 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, kind):
 def test_a_npz_file_that_cannot_be_read(tmp_path):
     path = tmp_path / "set.npz"
     assert "No such file" in refusal(path, tmp_path)
-    np.savez(path, x_train=BYTES[:11], x_test=BYTES)
-    assert "at least 12" in refusal(path, tmp_path)
+    np.savez(path, x_train=BYTES[:1], x_test=BYTES)
+    assert "validation_size is 1, but there are 1 training images" in refusal(path, tmp_path)
+    np.savez(path, x_train=BYTES, x_test=BYTES)
     damaged = bytearray(path.read_bytes())
     damaged[300] ^= 1  # a pixel: the checksum of the archive differs
     for content in (damaged, damaged[:900], b"text", pickle.dumps(BYTES)):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
-from beyond import anomaly, export
+from beyond import anomaly
 from beyond.common import load_run
 from conftest import typed
 
@@ -70,18 +70,4 @@ def test_an_export_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ae.tf.saved_model.Builder, "save", fail)
     assert typed("--logdir", model[0], "--output", tmp_path / "saved", module="export") == 2
-    assert not any(tmp_path.iterdir())
-
-
-def test_variables_without_a_handle_are_refused(tmp_path):
-    with ae.tf.Graph().as_default():
-        hp = ae.HParams(X_n=16, Z_n=3)
-        X = ae.inputs(hp)
-        Z = X @ ae.tf.Variable(np.eye(16, 3, dtype=np.float32), use_resource=False)
-        G = ae.tf.pad(Z, [[0, 0], [0, 13]])
-        init = ae.tf.global_variables_initializer()
-        g = ae.Graph(hp, X, Z, G, ae.l2_loss(G, X), ae.tf.no_op(), init)
-    with ae.start_session(g) as sess, pytest.raises(ae.AutoEncoderError, match="resource_var"):
-        scores = anomaly.add_scores(sess, g, np.eye(16, dtype=np.float32))
-        export.export(sess, g, tmp_path / "saved", anomaly.Detector(scores, 1.0))
     assert not any(tmp_path.iterdir())

@@ -90,8 +90,8 @@ def folder(tmp_path, monkeypatch, mnist):
     shutil.copy(ROOT / "autoencoder.py", tmp_path)
     shutil.copytree(ROOT / "beyond", tmp_path / "beyond")
     train, test = mnist.train.subset(slice(6000)), mnist.test.subset(slice(1000))
-    arrays = {"x_train": train.pixels, "y_train": train.labels}
-    np.savez(tmp_path / "mnist.npz", x_test=test.pixels, y_test=test.labels, **arrays)
+    arrays = {"x_train": train.images, "y_train": train.labels}
+    np.savez(tmp_path / "mnist.npz", x_test=test.images, y_test=test.labels, **arrays)
     for name in ("TMPDIR", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))

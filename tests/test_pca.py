@@ -64,21 +64,13 @@ def test_command_and_again(small_dir, tmp_path, monkeypatch, capfd):
 def test_any_integers_are_labels(small_dir, recwarn):
     train, _, test, _ = ae.read_data_sets(small_dir)
     for labels in (9 - train.labels.astype(int) * 10**12, -np.arange(300)):
-        data = ae.DataSets(ae.DataSet(train.pixels, labels), None, ae.DataSet(test.pixels, labels))
+        data = ae.DataSets(ae.DataSet(train.images, labels), None, ae.DataSet(test.images, labels))
         expected = accuracy_by_sorting(train.images, test.images, data)
-        assert pca.knn_accuracy(train.pixels, test.pixels, labels, labels[:100]) == expected
+        assert pca.knn_accuracy(train.images, test.images, labels, labels[:100]) == expected
     assert not recwarn.list
 
 
 def test_a_sample_is_bounded(small_dir, monkeypatch):
     monkeypatch.setattr(pca, "MAX_FLOATS", 100 * 16)
     some = pca.sample(ae.read_data_sets(small_dir).train)
-    assert len(some.pixels) == len(np.unique(some.pixels, axis=0)) == 100
-
-
-def test_images_without_labels_are_refused(small_dir, tmp_path, capfd):
-    data = ae.read_data_sets(small_dir)
-    np.savez(tmp_path / "x.npz", x_train=data.train.pixels, x_test=data.test.pixels)
-    assert typed("--data_dir", tmp_path / "x.npz", "--logdir", tmp_path / "a", module="pca") == 2
-    assert "no labels" in capfd.readouterr().err
-    assert not (tmp_path / "a").exists()
+    assert len(some.images) == len(np.unique(some.images, axis=0)) == 100

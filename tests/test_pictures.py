@@ -4,14 +4,11 @@ import csv
 import gzip
 import os
 import re
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-import autoencoder as ae
 from beyond import pictures, screen
 from conftest import SMALL, files, idx, typed
 
@@ -22,11 +19,14 @@ COLOUR = RS.randint(0, 256, (6, 6, 3), np.uint8)
 DEEP = RS.randint(0, 65536, (6, 6), np.uint16)
 INDEX = RS.randint(0, 4, (6, 6), np.uint8)  # into PALETTE
 PALETTE = RS.randint(0, 256, (4, 3), np.uint8)
+LUMINANCE = [0.299, 0.587, 0.114]  # ITU-R BT.601
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # orientation: to turn right
 SIZE = 8
 
 
-def luminance(colour):
-    return colour @ [0.299, 0.587, 0.114]  # ITU-R BT.601
+ANIMATED = {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]}
+CLEAR = int(DEEP[0, 0])  # a grey that is transparent
 
 
 def palette_picture():
@@ -35,81 +35,29 @@ def palette_picture():
     return picture
 
 
-def exif_rotation(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
-def opaque(grey):
-    return grey, 255 - grey
-
-
-# file: picture, what Pillow needs to save it, the grey image, the image with --invert
-FORMATS = {
-    "grey.png": (Image.fromarray(GREY), {}, *opaque(GREY)),
-    "grey.bmp": (Image.fromarray(GREY), {}, *opaque(GREY)),
-    "grey.gif": (Image.fromarray(GREY), {}, *opaque(GREY)),
-    "grey.tiff": (Image.fromarray(GREY), {}, *opaque(GREY)),
-    "grey.webp": (Image.fromarray(GREY), {"lossless": True}, *opaque(GREY)),
-    "bits.png": (Image.fromarray(GREY > 99), {}, *opaque(255 * (GREY > 99))),
-    "colour.png": (Image.fromarray(COLOUR), {}, *opaque(luminance(COLOUR))),
-    "palette.png": (palette_picture(), {}, *opaque(luminance(PALETTE)[INDEX])),
-    "16 bits.png": (Image.fromarray(DEEP), {}, *opaque(DEEP / 257)),
-    "16 bits.tiff": (Image.fromarray(DEEP), {}, *opaque(DEEP / 257)),
-    "32 bits.tiff": (Image.fromarray(DEEP.astype(np.int32)), {}, *opaque(DEEP / 257)),
-    "alpha.png": (
-        Image.fromarray(np.dstack([GREY, ALPHA])),
-        {},
-        GREY * (ALPHA / 255),
-        (255 - GREY) * (ALPHA / 255),
-    ),
-    "alpha.webp": (
-        Image.fromarray(np.dstack([COLOUR, ALPHA])),
-        {"lossless": True, "exact": True},
-        luminance(COLOUR) * (ALPHA / 255),
-        (255 - luminance(COLOUR)) * (ALPHA / 255),
-    ),
-    "palette with transparency.gif": (
-        palette_picture(),
-        {"transparency": 2},
-        luminance(PALETTE)[INDEX] * (INDEX != 2),
-        (255 - luminance(PALETTE)[INDEX]) * (INDEX != 2),
-    ),
-    "a transparent grey.png": (
-        Image.fromarray(GREY),
-        {"transparency": int(GREY[0, 0])},
-        GREY * (GREY != GREY[0, 0]),
-        (255 - GREY) * (GREY != GREY[0, 0]),
-    ),
-    "a transparent grey of 16 bits.png": (
-        Image.fromarray(DEEP),
-        {"transparency": int(DEEP[0, 0])},
-        DEEP / 257 * (DEEP != DEEP[0, 0]),
-        (255 - DEEP / 257) * (DEEP != DEEP[0, 0]),
-    ),
-    "to turn right.png": (
-        Image.fromarray(np.rot90(GREY).copy()),
-        {"exif": exif_rotation(6)},
-        *opaque(GREY),
-    ),
-    "animation.gif": (
-        Image.fromarray(GREY),
-        {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]},
-        *opaque(GREY),
-    ),
+# file: picture, what Pillow needs to save it, its greys, what is not transparent
+PICTURES = {
+    "grey.png": (Image.fromarray(GREY), {}, GREY, 1),
+    "animation.gif": (Image.fromarray(GREY), ANIMATED, GREY, 1),
+    "turned.png": (Image.fromarray(np.rot90(GREY).copy()), {"exif": TURNED}, GREY, 1),
+    "colour.png": (Image.fromarray(COLOUR), {}, COLOUR @ LUMINANCE, 1),
+    "palette.gif": (palette_picture(), {"transparency": 2}, PALETTE[INDEX] @ LUMINANCE, INDEX != 2),
+    "alpha.png": (Image.fromarray(np.dstack([GREY, ALPHA])), {}, GREY, ALPHA / 255),
+    "16 bits.png": (Image.fromarray(DEEP), {}, DEEP / 257, 1),
+    "clear.png": (Image.fromarray(DEEP), {"transparency": CLEAR}, DEEP / 257, DEEP != CLEAR),
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PICTURES)
 def test_pictures_of_the_right_size_stay_as_they_are(tmp_path, name):
-    picture, options, grey, inverted = FORMATS[name]
+    picture, options, greys, opaque = PICTURES[name]
     picture.save(tmp_path / name, **options)
-    exact = name.startswith(("grey", "to turn", "animation", "bits"))
-    for invert, expected in ((False, grey), (True, inverted)):
-        image, _ = pictures.read_picture(tmp_path / name, 6, invert)
-        assert image.dtype == np.uint8
-        np.testing.assert_allclose(image, expected, atol=0 if exact else 1)
+    image, _ = pictures.read_picture(tmp_path / name, 6)
+    inverted, _ = pictures.read_picture(tmp_path / name, 6, invert=True)
+    assert image.dtype == np.uint8
+    tolerance = 0 if name in ("grey.png", "animation.gif", "turned.png") else 1
+    np.testing.assert_allclose(image, greys * opaque, atol=tolerance)
+    np.testing.assert_allclose(inverted, (255 - greys) * opaque, atol=tolerance)
 
 
 @pytest.mark.parametrize("invert", [False, True])
@@ -148,24 +96,16 @@ def test_centering_frames_ink_on_uneven_paper_as_mnist(tmp_path, left, top):
     y, x = np.indices((28, 28))
     middle = (x * image).sum() / image.sum(), (y * image).sum() / image.sum()
     assert middle == pytest.approx((13.5, 13.5), abs=0.6)
-    ink = 20 * 150 + 20 * 80
-    assert image.sum() / 255 == pytest.approx(ink * (20 / 150) ** 2, rel=0.15)
 
 
-def save_squares(folder, n, brightest=255):
-    """Saves n pictures, each a square of another grey, in three formats. Returns the images."""
+def save_squares(folder, n, brightest=255, paper=0):
+    """Saves n pictures, each a square of another grey. Returns the images."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = np.zeros((n, SIZE, SIZE), np.uint8)
+    images = np.full((n, SIZE, SIZE), paper, np.uint8)
     for i, image in enumerate(images):
         image[i % 3 : i % 3 + 4, 2:6] = brightest - 3 * i
-        extension = ("png", "bmp", "tiff")[i % 3]
-        Image.fromarray(image).save(folder / f"{i:02}.{extension}")
+        Image.fromarray(image).save(folder / f"{i:02}.png")
     return images
-
-
-def as_rows(images):
-    """Returns images as a sorted list of bytes."""
-    return sorted(image.tobytes() for image in images)
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +113,7 @@ def classes(tmp_path_factory):
     """A folder of 25 circles and 25 squares, what they are, and the .npz file made of it."""
     folder = tmp_path_factory.mktemp("pictures")
     squares = save_squares(folder / "squares", 25)
-    circles = np.maximum(squares, 7)
-    (folder / "circles" / "deep down").mkdir(parents=True)
-    for i, image in enumerate(circles):
-        Image.fromarray(image).save(folder / "circles" / "deep down" / f"{i}.png")
+    circles = save_squares(folder / "circles" / "deep down", 25, paper=7)
     output = tmp_path_factory.mktemp("images") / "new" / "shapes.npz"
     assert typed(folder, output, "--size", SIZE, module="pictures") == 0
     return folder, circles, squares, output
@@ -191,44 +128,26 @@ def test_each_picture_is_in_the_training_or_the_test_images_once(classes):
         assert set(arrays["y_test"]) == {0, 1}  # not the last ones of the folder
         images = np.concatenate([train, test])
         labels = np.concatenate([arrays["y_train"], arrays["y_test"]])
-    assert as_rows(images[labels == 0]) == as_rows(circles)
-    assert as_rows(images[labels == 1]) == as_rows(squares)
+    for label, saved in enumerate((circles, squares)):
+        found = sorted(image.tobytes() for image in images[labels == label])
+        assert found == sorted(image.tobytes() for image in saved)
     assert sorted(path.name for path in output.parent.iterdir()) == ["shapes.npz", "shapes.png"]
 
 
-def png_of_zeros(width, height):
-    """The start of a PNG that says that it has this size."""
-    content = b"\x89PNG\r\n\x1a\n"
-    for chunk in (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT"):
-        content += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return content
-
-
 def add_unreadable(folder):
-    """Adds files that are no pictures to a folder. Returns a phrase of the reason, for each name."""
+    """Adds files that cannot be read to a folder. Returns {name: a phrase of the reason}."""
     (folder / "notes.txt").write_text("no picture")
-    (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
-    (folder / "empty.png").touch()
-    (folder / "dangling.png").symlink_to("nowhere.png")
-    (folder / "folder.png").mkdir()
     (folder / "link").symlink_to(folder)
     os.mkfifo(folder / "pipe.png")
-    (folder / "bomb.png").write_bytes(png_of_zeros(30000, 30000))
-    (folder / "large.png").write_bytes(png_of_zeros(12000, 12000))
-    noise = RS.randint(0, 256, (50, 50), np.uint8)
-    Image.fromarray(noise).save(folder / "cut.jpg")
-    os.truncate(folder / "cut.jpg", 1500)
+    Image.new("L", (40, 40)).save(folder / "large.png")
+    Image.fromarray(RS.randint(0, 256, (30, 30), np.uint8)).save(folder / "cut.jpg")
+    os.truncate(folder / "cut.jpg", 700)
     Image.fromarray(np.eye(8, dtype=np.float32)).save(folder / "floats.tiff")
     Image.fromarray(np.full((8, 8), -1, np.int32)).save(folder / "negative.tiff")
-    not_opened, not_regular = "not a picture", "neither a regular file"
     return {
-        "notes.txt": not_opened,
-        ".DS_Store": not_opened,
-        "empty.png": not_opened,
-        "dangling.png": not_regular,
-        "link": not_regular,
-        "pipe.png": not_regular,
-        "bomb.png": "exceeds limit",
+        "notes.txt": "not a picture",
+        "link": "neither a regular file",
+        "pipe.png": "neither a regular file",
         "large.png": "exceeds limit",
         "cut.jpg": "truncated",
         "floats.tiff": "floats",
@@ -253,7 +172,8 @@ def screened(path, logdir, *arguments):
     return rows, np.array([float(row["score"]) for row in rows])
 
 
-def test_screening_a_folder_with_unreadable_files(logdir, tmp_path, capfd):
+def test_screening_a_folder_with_unreadable_files(logdir, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns of more
     folder = tmp_path / "pictures"
     images = save_squares(folder / "sub, folder", 24, brightest=244)
     Image.fromarray(images[0]).save(os.fsencode(folder) + b"/caf\xe9.png")
@@ -272,50 +192,44 @@ def test_screening_a_folder_with_unreadable_files(logdir, tmp_path, capfd):
     threshold = float(re.search(r"with a score above ([0-9.e+-]+),", out)[1])
     assert 0 < np.sum(scores > threshold) < 25
     assert [row["flag"] for row in rows] == [str(int(score > threshold)) for score in scores]
-    assert f"flagged (!): {np.sum(scores > threshold)} of 25" in out
     table = re.findall(r"^ *(\d+) +[0-9.e+-]+ +!? *(?:caf|sub)", out, re.MULTILINE)
     assert [int(i) for i in table] == np.argsort(-scores, kind="stable")[:10].tolist()
-    with Image.open(logdir / "screened" / "screened.png") as figure:
-        assert figure.width > 10 * SIZE
+    assert (logdir / "screened" / "screened.png").exists()
 
-    # The same images in an array, and a picture alone, have the same scores.
-    np.save(tmp_path / "images.npy", np.concatenate([images[:1], images]))
+    # The same images in an array, the negative of one, and a picture alone have the same scores.
+    images = np.concatenate([images[:1], images])
+    np.save(tmp_path / "images.npy", images)
     _, of_array = screened(tmp_path / "images.npy", logdir)
     np.testing.assert_allclose(of_array, scores, rtol=1e-5)
-    alone, score = screened(folder / "sub, folder" / "05.tiff", logdir)
-    assert [row["file"] for row in alone] == ["05.tiff"]
+    alone, score = screened(folder / "sub, folder" / "05.png", logdir)
+    assert [row["file"] for row in alone] == ["05.png"]
+    np.testing.assert_allclose(score, scores[6:7], rtol=1e-5)
+    Image.fromarray(255 - images[6]).save(tmp_path / "negative.png")
+    _, score = screened(tmp_path / "negative.png", logdir, "--invert")
     np.testing.assert_allclose(score, scores[6:7], rtol=1e-5)
 
 
 @pytest.mark.parametrize("ending", [".npy", ".npz", "-idx3-ubyte", "-idx3-ubyte.gz"])
-def test_arrays_are_read_as_they_are(tmp_path, ending):
-    images = RS.randint(0, 256, (5, 4, 4), np.uint8)
+def test_arrays_are_images(tmp_path, ending):
+    array = RS.randint(0, 256, (5, 4, 4), np.uint8)
     path = tmp_path / f"images{ending}"
     if ending == ".npy":
-        np.save(path, images)
+        np.save(path, array)
     elif ending == ".npz":
-        np.savez(path, images)
+        np.savez(path, array)
     else:
-        path.write_bytes(gzip.compress(idx(images)) if ending.endswith("gz") else idx(images))
-    pixels, names = screen.read_images(path, 16, invert=False, center=False)
-    np.testing.assert_array_equal(pixels, images.reshape(5, 16))
-    assert names == [""] * 5
+        path.write_bytes(gzip.compress(idx(array)) if ending.endswith("gz") else idx(array))
+    images, names = screen.read_images(path, 16, invert=False, center=False)
+    np.testing.assert_allclose(images, array.reshape(5, 16) / 255, rtol=1e-6)
+    assert (images.dtype, names) == (np.float32, [""] * 5)
 
 
-def test_invert_screens_the_negative(logdir, tmp_path):
-    images = save_squares(tmp_path / "pictures", 12)
-    np.save(tmp_path / "negative.npy", 255 - images)
-    _, expected = screened(tmp_path / "negative.npy", logdir)
-    _, scores = screened(tmp_path / "pictures", logdir, "--invert")
-    np.testing.assert_allclose(scores, expected, rtol=1e-5)
-
-
-def test_bad_input_is_one_line_and_status_2(classes, logdir, tmp_path, capfd):
-    few, mixed = tmp_path / "few", tmp_path / "mixed"
+def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
+    few = tmp_path / "few"
+    mixed = tmp_path / "mixed"
     save_squares(few, 14)
     save_squares(mixed, 20)
     save_squares(mixed / "sub", 1)
-    (tmp_path / "empty").mkdir()
     (tmp_path / "old.npz").touch()
     (tmp_path / "drawing.png").touch()
     np.save(tmp_path / "large.npy", np.zeros((3, 5, 5), np.uint8))
@@ -324,24 +238,16 @@ def test_bad_input_is_one_line_and_status_2(classes, logdir, tmp_path, capfd):
         ("pictures", [folder, tmp_path / "old.npz"], "old.npz exists already"),
         ("pictures", [folder, tmp_path / "drawing.npz"], "drawing.png exists already"),
         ("pictures", [folder, tmp_path / "new.txt"], "must end in .npz"),
-        ("pictures", [folder, tmp_path / "new.npz", "--size", 0], "--size"),
-        ("pictures", [folder], "OUTPUT.npz"),
         ("pictures", [tmp_path / "none", tmp_path / "new.npz"], "none does not exist"),
-        ("pictures", [tmp_path / "empty", tmp_path / "new.npz"], "no picture"),
         ("pictures", [few, tmp_path / "new.npz"], "14 pictures, and training needs at least 15"),
         ("pictures", [mixed, tmp_path / "new.npz"], "00.png is in no subfolder"),
         ("screen", [tmp_path / "large.npy", "--logdir", logdir], "25 pixels, not 64"),
         ("screen", [tmp_path / "large.npy", "--logdir", logdir, "--center"], "for an array"),
         ("screen", [two_parts, "--logdir", logdir], "it has 5 arrays, not one"),
-        ("screen", [tmp_path / "none.png", "--logdir", logdir], "does not exist"),
         ("screen", [few, "--logdir", tmp_path / "none"], "no trained network"),
     ]
     before = files(tmp_path)
     for module, arguments, phrase in cases:
         assert typed(*arguments, module=module) == 2
-        error = capfd.readouterr().err
-        assert phrase in error
-        assert error.count("\n") == 1
-        assert files(tmp_path) == before
-    with pytest.raises(ae.AutoEncoderError, match="12 pixels"):
-        screen.read_images(few, 12, invert=False, center=False)
+        assert phrase in capfd.readouterr().err
+    assert files(tmp_path) == before

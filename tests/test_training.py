@@ -1,8 +1,10 @@
 """Hyperparameters, training, evaluation and the picture, against NumPy and counts by hand."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
 import re
 
 import numpy as np
@@ -10,25 +12,25 @@ import pytest
 
 import autoencoder as ae
 from conftest import files
-from test_built import HP, PIXELS, build, mean_loss, train
+from test_built import DATA, HP, IMAGES, build, mean_loss, train
 
 tf = ae.tf
 
 WRONG = {
     "X_n": [0, [784]],
     "Z_n": ["20", -1],
-    "epoch_n": [2.5, True, math.inf],
+    "epoch_n": [2.5, math.inf],
     "batch_size": [None],
-    "enc_n": [500, "500", (500, 0), [[500]], (True,)],
+    "enc_n": ["500", (500, 0), [[500]]],
     "dec_n": [None, (3.5,)],
-    "seed": [-1, 1.0, False],
-    "learning_rate": [0, -0.1, "fast", True, None, math.nan, math.inf, [0.1]],
-    "activation": ["Relu", "linear"],
-    "Z_activation": [None, "swish"],
+    "seed": [-1, 1.0],
+    "learning_rate": [0, -0.1, "fast", None, math.nan, math.inf, [0.1]],
+    "activation": ["Relu"],
+    "Z_activation": [None, ["relu"]],
     "init": [0.1],
     "schedule": [["cosine"]],
     "weight_decay": [-0.1],
-    "G_bias": [-101, 100, math.nan],
+    "G_bias": [-math.inf, math.nan],
 }
 
 
@@ -38,21 +40,20 @@ def test_a_wrong_hyperparameter_is_named(name):
         with pytest.raises(ae.AutoEncoderError) as error:
             ae.HParams(**{name: value})
         assert str(error.value).startswith(f"{name} must be ")
-        assert repr(value) in str(error.value)
 
 
 def test_defaults_are_the_tutorials_and_numpy_numbers_and_lists_are_accepted():
-    others = ("relu", "relu", "normal", 0.0, 10, 100, 0.001, "constant", 0.0, 0)
+    others = ("relu", "relu", "normal", 0.0, 55000, 10, 100, 0.001, "constant", 0.0, 0)
     assert dataclasses.astuple(ae.HParams()) == (784, (500, 300), 20, (300, 500), *others)
-    hp = ae.HParams(Z_n=np.int64(5), learning_rate=np.float32(0.5), enc_n=[7, np.int32(8)])
-    assert hp == ae.HParams(Z_n=5, learning_rate=0.5, enc_n=(7, 8))
+    hp = ae.HParams(Z_n=np.int64(5), learning_rate=np.float32(0.5), enc_n=[7, np.int32(8)], dec_n=9)
+    assert hp == ae.HParams(Z_n=5, learning_rate=0.5, enc_n=(7, 8), dec_n=(9,))
     assert json.loads(json.dumps(dataclasses.asdict(hp)))["enc_n"] == [7, 8]
 
 
 def test_every_image_once_an_epoch_and_in_another_order():
     class Session:
-        def run(self, fetches, feed):
-            batches.append(feed[g.X])
+        def run(self, fetches, feed_dict):
+            batches.append(feed_dict[g.X])
             return 0.0, None
 
     g = build(dataclasses.replace(HP, X_n=1, batch_size=100))
@@ -68,26 +69,25 @@ def test_every_image_once_an_epoch_and_in_another_order():
     assert len(set(orders)) == 3 and orders[0] == orders[3]
 
 
-def test_learning_rates_by_hand_and_that_they_are_fed():
-    constant = dataclasses.replace(HP, learning_rate=0.004, batch_size=1)
-    cosine = dataclasses.replace(constant, schedule="cosine")
-    assert ae.learning_rates(constant, 2, 3) == pytest.approx([0.004] * 3)
-    linear = dataclasses.replace(constant, schedule="linear")
-    rates = np.concatenate([ae.learning_rates(linear, epoch, 3) for epoch in (1, 2)])
-    np.testing.assert_allclose(rates, 0.004 * np.arange(6, 0, -1) / 6, rtol=1e-6)
-    rates = np.concatenate([ae.learning_rates(cosine, epoch, 3) for epoch in (1, 2)])
+def test_learning_rates_by_hand():
+    linear = 0.004 * np.arange(6, 0, -1) / 6
     # The cosines of 0, 30, 60, 90, 120 and 150 degrees, moved from [-1, 1] to [0, 0.004].
-    by_hand = 0.001 * np.array([4, 2 + 3**0.5, 3, 2, 1, 2 - 3**0.5])
-    np.testing.assert_allclose(rates, by_hand, rtol=1e-6)
-    g = ae.build(constant)
-    with g.X.graph.as_default(), ae.start_session(g) as sess:
-        before = sess.run(tf.trainable_variables())
-        sess.run(g.opt, ae.feed_dict(g, PIXELS, rate=0))
-        assert all(map(np.array_equal, before, sess.run(tf.trainable_variables())))
+    cosine = 0.001 * np.array([4, 2 + 3**0.5, 3, 2, 1, 2 - 3**0.5])
+    for schedule, rates in (("linear", linear), ("cosine", cosine)):
+        # 210 images are 3 minibatches, the last of them smaller, in each of 2 epochs.
+        hp = dataclasses.replace(HP, learning_rate=0.004, batch_size=80, schedule=schedule)
+        g = ae.build(hp)
+        (summary,) = g.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
+        found = []
+        with ae.start_session(g) as sess:
+            for _ in rates:
+                found.append(sess.run(summary.op.inputs[1]))
+                sess.run(g.opt, {g.X: IMAGES[:80]})
+        np.testing.assert_allclose(found, rates, rtol=1e-6)
 
 
 def test_weight_decay_shrinks_the_weights_after_adams_step():
-    hp = dataclasses.replace(HP, epoch_n=1, batch_size=len(PIXELS))  # one step
+    hp = dataclasses.replace(HP, epoch_n=1, batch_size=len(IMAGES))  # one step
     _, without = train(ae.build(hp))
     _, decayed = train(ae.build(dataclasses.replace(hp, weight_decay=3.0)))
     assert without.keys() == decayed.keys()
@@ -124,24 +124,57 @@ def test_same_seed_same_bits():
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):
     g = build()
     with g.X.graph.as_default():
-        computed = tf.train.exponential_decay(0.001, tf.train.get_or_create_global_step(), 5, 0.5)
-    for graph, logdir, words in (
-        (build(dataclasses.replace(HP, X_n=25)), tmp_path / "run", "X_n is 25, .* 16 pixels"),
-        (g._replace(rate=computed), tmp_path / "run", "rate must be the placeholder"),
-        (g, tmp_path / "run[1]", r"path with \["),
-        (g, None, "needs the logdir"),
+        of_bytes = g._replace(X=tf.placeholder(tf.uint8, [None, 16]))
+    images = (255 * IMAGES).astype(np.uint8)
+    linear = build(dataclasses.replace(HP, schedule="linear", train_n=55000))
+    none = DATA._replace(validation=DATA.validation.subset(slice(0)))
+    high = ae.DataSets(*[ae.DataSet(IMAGES.reshape(-1, 4, 4, 1))] * 3)
+    run = tmp_path / "run"
+    for graph, data, logdir, words in (
+        (build(dataclasses.replace(HP, X_n=25)), DATA, run, r"X_n is 25, .* \(210, 16\)"),
+        (g, high, run, r"X_n is 16, .* \(210, 4, 4, 1\)"),
+        (g, DATA._replace(train=ae.DataSet(images)), run, "floats from 0 to 1, not uint8"),
+        (of_bytes, DATA, run, "placeholder of floats, not of uint8"),
+        (linear, DATA, run, "train_n is 55000, .* 210 training images"),
+        (g, none, run, "no validation images"),
+        (g, DATA, tmp_path / "run[1]", r"in a path with \["),
+        (g, DATA, f"{tmp_path}/logs\\run", r"in a path with \["),
+        (g, DATA, None, "needs the logdir"),
     ):
         with pytest.raises(ae.AutoEncoderError, match=words):
-            train(graph, logdir, resume=logdir is None)
+            train(graph, logdir, data, resume=logdir is None)
     assert not any(tmp_path.iterdir())
 
 
-def test_diverged_in_the_first_epoch_leaves_the_earlier_run(tmp_path):
+def test_what_cannot_be_evaluated_leaves_the_earlier_run(tmp_path):
     train(build(), tmp_path)
     before = files(tmp_path)
-    with pytest.raises(ae.Diverged, match="not finite"):
-        train(build(dataclasses.replace(HP, learning_rate=1e10)), tmp_path)
-    assert before.items() <= files(tmp_path).items()
+    g = build()
+    with g.X.graph.as_default():
+        needed = tf.placeholder(tf.float32, [])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="feed a value for placeholder"):
+        train(g._replace(Z=g.Z * needed), tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_recipe_tuned_is_better_after_an_epoch_than_the_tutorial_after_ten(mnist):
+    (epoch,), _ = train(
+        ae.build(dataclasses.replace(ae.RECIPES["tuned"], epoch_n=1)), data=mnist, loop=None
+    )
+    assert epoch.validation_loss < 394  # the best of six runs of the tutorial's code
+
+
+def test_on_a_terminal_the_loss_so_far_is_printed_over(monkeypatch):
+    terminal, other_end = os.openpty()
+    with open(other_end, "w") as stdout, contextlib.redirect_stdout(stdout):
+        history, _ = train(build())
+    lines = os.read(terminal, 10**6).decode().split("\r\n")
+    assert len(lines) == 3 and lines[-1] == ""
+    for epoch, line in zip(history, lines):
+        _, *progress, last = line.split("\r")
+        assert len(progress) == 11  # minibatches
+        assert float(progress[-1].split("loss: ")[1]) == pytest.approx(epoch.loss, abs=1e-3)
+        assert last.endswith(f", validation loss: {epoch.validation_loss:.3f}")
 
 
 def test_an_exception_of_on_epoch_stops_the_training_after_the_epoch_is_saved(tmp_path, capsys):
@@ -156,7 +189,7 @@ def test_an_exception_of_on_epoch_stops_the_training_after_the_epoch_is_saved(tm
 def test_evaluation_by_hand(loss):
     g = build(loss=loss)
     g = g._replace(Z=g.Z * [1.0, 0.0, 1.0])  # a latent that is 0 for every image is not live
-    X = np.float32(PIXELS[:50] / 255)  # minibatches of 20, 20 and 10
+    X = IMAGES[:50]  # minibatches of 20, 20 and 10
     with ae.start_session(g) as sess:
         result = ae.evaluate(sess, g, X)
         errors = np.square(sess.run(g.G, {g.X: X}) - np.float64(X))

@@ -63,14 +63,14 @@ def test_the_tutorial_and_what_its_graph_can_do_here(tmp_path, capsys):
         g = ae.Graph(ae.HParams(epoch_n=2), X, Z, G, loss, opt, tf.global_variables_initializer())
         built = {op.name: op.type for op in graph.get_operations()}
         few = ae.DataSets(*[part.subset(slice(500)) for part in mnist[:3]])
-        assert ae.evaluate(sess, g, mnist.test.pixels).score == pytest.approx(score, rel=1e-5)
+        assert ae.evaluate(sess, g, mnist.test.images).score == pytest.approx(score, rel=1e-5)
         history = ae.train(sess, g, few, tmp_path / "run")
-        evaluation = ae.evaluate(sess, g, few.test.pixels)
+        evaluation = ae.evaluate(sess, g, few.test.images)
     assert "without XLA" not in capsys.readouterr().out
     assert score > history[0].validation_loss > history[1].validation_loss
     with ae.start_session(g) as sess:
         assert ae.train(sess, g, few, tmp_path / "run", resume=True) == history
-        assert ae.evaluate(sess, g, few.test.pixels) == evaluation
+        assert ae.evaluate(sess, g, few.test.images) == evaluation
     assert graph_in(tmp_path / "run" / "train") == built
     tutorials = {name: OPS.get(op, op) for name, op, _ in SEED_GRAPH if not name.endswith("/read")}
     assert tutorials.items() <= graph_in(tmp_path).items()

@@ -1,0 +1,1 @@
+"""What the tutorial asks, promises or leaves out. See README.md in this folder."""
