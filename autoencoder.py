@@ -907,8 +907,8 @@ def read_run(logdir):
     path = checkpoints(logdir) / "run.json"
     try:
         saved = json.loads(path.read_text())
-        saved["history"] = [Epoch(*epoch) for epoch in saved["history"]]
         hp = HParams(**{field.name: saved[field.name] for field in dataclasses.fields(HParams)})
+        saved["history"] = [Epoch(*epoch) for epoch in saved["history"]]
         return hp, saved
     except KeyError as e:
         raise AutoEncoderError(f"{path} has no {e}: another version wrote it") from None

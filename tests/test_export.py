@@ -48,8 +48,7 @@ def test_another_program_computes_what_the_session_does(model, tmp_path):
 @pytest.mark.parametrize("name, phrase", [("", "exists already"), ("digits[1]", "a path with [")])
 def test_outputs_that_are_refused(model, tmp_path, capfd, name, phrase):
     assert typed("--logdir", model[0], "--output", tmp_path / name, module="export") == 2
-    error = capfd.readouterr().err
-    assert f"{tmp_path / name}" in error and phrase in error
+    assert phrase in capfd.readouterr().err
     assert not any(tmp_path.iterdir())
 
 

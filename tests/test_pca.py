@@ -45,7 +45,7 @@ def test_compare_is_numpys(small_hp, small_dir, n, Z_n, components):
         assert found.accuracy == accuracy_by_sorting(codes, test_codes, data)
 
 
-def test_command_and_again(small_dir, tmp_path, monkeypatch, capfd):
+def test_command(small_dir, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(ae, "compile_loop", lambda *_: ae.feed_loop)
     command = ["--enc_n", 8, "--dec_n", 8, "--epoch_n", 2, "--Z_n", 5, 2]
     command += ["--data_dir", small_dir, "--logdir", tmp_path / "logs"]
@@ -57,8 +57,6 @@ def test_command_and_again(small_dir, tmp_path, monkeypatch, capfd):
     accuracy = accuracy_by_sorting(data.train.images, data.test.images, data)
     assert {("2", "PCA"), ("5", "autoencoder"), ("pixels", f"{accuracy:.2%}")} <= rows
     assert (tmp_path / "logs" / "pca.png").exists()
-    assert typed(*command, module="pca") == 0
-    assert "epoch: " not in capfd.readouterr().out  # what is complete is not trained again
 
 
 def test_any_integers_are_labels(small_dir, recwarn):

@@ -1,7 +1,6 @@
 """beyond.pictures and beyond.screen, on pictures made with Pillow, against arrays made with NumPy."""
 
 import csv
-import gzip
 import os
 import re
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from beyond import pictures, screen
+from beyond import pictures
 from conftest import SMALL, files, idx, typed
 
 RS = np.random.RandomState(0)
@@ -75,9 +74,9 @@ def test_large_pictures_are_averaged(tmp_path, name):
     stripes[:, ::3] = 150  # so that every 150th column alone has no dark one
     stripes[:600] += 60
     Image.fromarray(stripes).save(tmp_path / name)
-    means = stripes.reshape(8, 150, 8, 150).mean(axis=(1, 3))
     image, _ = pictures.read_picture(tmp_path / name, 8)
     far = [0, 1, 6, 7]  # rows, from the edge in the middle, which the filter sharpens
+    means = stripes.reshape(8, 150, 8, 150).mean(axis=(1, 3))
     np.testing.assert_allclose(image[far], means[far], atol=5)
 
 
@@ -93,8 +92,7 @@ def test_centering_frames_ink_on_uneven_paper_as_mnist(tmp_path, left, top):
     image, _ = pictures.read_picture(tmp_path / "L.png", 28, invert=True, center=True)
     rows, columns = np.nonzero(image > 127)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == pytest.approx((20, 20 * 100 / 150), abs=1)
-    y, x = np.indices((28, 28))
-    middle = (x * image).sum() / image.sum(), (y * image).sum() / image.sum()
+    middle = np.average(np.indices((28, 28)).reshape(2, -1), axis=1, weights=image.ravel())
     assert middle == pytest.approx((13.5, 13.5), abs=0.6)
 
 
@@ -143,7 +141,6 @@ def add_unreadable(folder):
     Image.fromarray(RS.randint(0, 256, (30, 30), np.uint8)).save(folder / "cut.jpg")
     os.truncate(folder / "cut.jpg", 700)
     Image.fromarray(np.eye(8, dtype=np.float32)).save(folder / "floats.tiff")
-    Image.fromarray(np.full((8, 8), -1, np.int32)).save(folder / "negative.tiff")
     return {
         "notes.txt": "not a picture",
         "link": "neither a regular file",
@@ -151,7 +148,6 @@ def add_unreadable(folder):
         "large.png": "exceeds limit",
         "cut.jpg": "truncated",
         "floats.tiff": "floats",
-        "negative.tiff": "-1",
     }
 
 
@@ -182,12 +178,10 @@ def test_screening_a_folder_with_unreadable_files(logdir, tmp_path, capfd, monke
     out, err = capfd.readouterr()
     assert err == ""
     left_out = dict(re.findall(r"^left out: (.+?): (.*)$", out, re.MULTILINE))
-    assert sorted(left_out) == sorted(reasons)
-    for name, phrase in reasons.items():
-        assert phrase in left_out[name]
+    assert left_out.keys() == reasons.keys()
+    assert all(reasons[name] in left_out[name] for name in reasons)
     names = sorted(path.name for path in (folder / "sub, folder").iterdir())
     assert [row["file"] for row in rows] == [r"caf\udce9.png", *(f"sub, folder/{n}" for n in names)]
-    assert [row["index"] for row in rows] == [str(i) for i in range(25)]
     assert scores[0] == scores[1]
     threshold = float(re.search(r"with a score above ([0-9.e+-]+),", out)[1])
     assert 0 < np.sum(scores > threshold) < 25
@@ -199,29 +193,17 @@ def test_screening_a_folder_with_unreadable_files(logdir, tmp_path, capfd, monke
     # The same images in an array, the negative of one, and a picture alone have the same scores.
     images = np.concatenate([images[:1], images])
     np.save(tmp_path / "images.npy", images)
-    _, of_array = screened(tmp_path / "images.npy", logdir)
-    np.testing.assert_allclose(of_array, scores, rtol=1e-5)
+    np.savez(tmp_path / "images.npz", images)
+    (tmp_path / "images-idx3-ubyte").write_bytes(idx(images))
+    for name in ("images.npy", "images.npz", "images-idx3-ubyte"):
+        _, of_array = screened(tmp_path / name, logdir)
+        np.testing.assert_allclose(of_array, scores, rtol=1e-5)
     alone, score = screened(folder / "sub, folder" / "05.png", logdir)
     assert [row["file"] for row in alone] == ["05.png"]
     np.testing.assert_allclose(score, scores[6:7], rtol=1e-5)
     Image.fromarray(255 - images[6]).save(tmp_path / "negative.png")
     _, score = screened(tmp_path / "negative.png", logdir, "--invert")
     np.testing.assert_allclose(score, scores[6:7], rtol=1e-5)
-
-
-@pytest.mark.parametrize("ending", [".npy", ".npz", "-idx3-ubyte", "-idx3-ubyte.gz"])
-def test_arrays_are_images(tmp_path, ending):
-    array = RS.randint(0, 256, (5, 4, 4), np.uint8)
-    path = tmp_path / f"images{ending}"
-    if ending == ".npy":
-        np.save(path, array)
-    elif ending == ".npz":
-        np.savez(path, array)
-    else:
-        path.write_bytes(gzip.compress(idx(array)) if ending.endswith("gz") else idx(array))
-    images, names = screen.read_images(path, 16, invert=False, center=False)
-    np.testing.assert_allclose(images, array.reshape(5, 16) / 255, rtol=1e-6)
-    assert (images.dtype, names) == (np.float32, [""] * 5)
 
 
 def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
@@ -231,14 +213,10 @@ def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
     save_squares(mixed, 20)
     save_squares(mixed / "sub", 1)
     (tmp_path / "old.npz").touch()
-    (tmp_path / "drawing.png").touch()
     np.save(tmp_path / "large.npy", np.zeros((3, 5, 5), np.uint8))
     folder, _, _, two_parts = classes
     cases = [
         ("pictures", [folder, tmp_path / "old.npz"], "old.npz exists already"),
-        ("pictures", [folder, tmp_path / "drawing.npz"], "drawing.png exists already"),
-        ("pictures", [folder, tmp_path / "new.txt"], "must end in .npz"),
-        ("pictures", [tmp_path / "none", tmp_path / "new.npz"], "none does not exist"),
         ("pictures", [few, tmp_path / "new.npz"], "14 pictures, and training needs at least 15"),
         ("pictures", [mixed, tmp_path / "new.npz"], "00.png is in no subfolder"),
         ("screen", [tmp_path / "large.npy", "--logdir", logdir], "25 pixels, not 64"),

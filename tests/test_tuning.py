@@ -82,10 +82,8 @@ def test_bad_trials_are_stopped(small_hp, small_dir, tmp_path, without_xla):
 
 def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, capfd):
     logdir = tmp_path / "run"
-    # One minibatch of all images is trained on without compilation.
-    command = [*SMALL, "--data_dir", small_dir, "--batch_size", 400, "--epoch_n", 20]
-    command += ["--logdir", logdir, "--trials"]
-    words = command_of([*command, 8], "tuning")
+    command = [*SMALL, "--data_dir", small_dir, "--logdir", logdir, "--epoch_n", 20, "--trials"]
+    words = command_of([*command, 6], "tuning")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     to_kill, other = [subprocess.Popen(words, cwd=ROOT, **pipes) for _ in range(2)]
     assert to_kill.stdout.readline().startswith("device: ")
@@ -97,18 +95,17 @@ def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, c
     trials = trials_in(logdir)
     assert trials[killed].state.name == "RUNNING"
     assert len({str(trial.params) for trial in trials}) == len(trials)
-    assert [trial.state.is_finished() for trial in trials].count(True) == 8
-    assert typed(*command, 10, module="tuning") == 0
+    assert sum(trial.state.is_finished() for trial in trials) == 6
+    assert typed(*command, 7, module="tuning") == 0
     more_trials = trials_in(logdir)
     assert more_trials[: len(trials)] == trials
-    assert [trial.state.is_finished() for trial in more_trials].count(True) == 10
+    assert sum(trial.state.is_finished() for trial in more_trials) == 7
     complete = [trial for trial in more_trials if trial.state.name == "COMPLETE"]
     best = min(complete, key=lambda trial: trial.value)
     out = capfd.readouterr().out
     with common.load_run(tuning.trial_dir(logdir, best)) as (sess, g, data):
         evaluation = ae.evaluate(sess, g, data.test.images)
-    on_test = [line for line in out.splitlines() if "on the test images" in line]
-    assert on_test == [f"trial {best.number} on the test images: {evaluation}"]
+    assert f"\ntrial {best.number} on the test images: {evaluation}\n" in out
 
 
 def test_a_bar_is_cleared_also_after_an_exception(small_hp, small_dir, monkeypatch, capsys):
