@@ -1,7 +1,7 @@
 """The autoencoder of the 2019 tutorial 「Tensorflowでオートエンコーダー」, on today's TensorFlow
 through tf.compat.v1.
 
-    read_data_sets -> inputs -> encode -> decode -> l2_loss -> training     (together: build)
+    read_data_sets -> build (inputs -> encode -> decode -> l2_loss -> training)
                    -> start_session -> train -> evaluate -> plot_reconstruction
 
 | symbol | shape        | description                                                |
@@ -14,8 +14,7 @@ through tf.compat.v1.
 
 Name scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
 Decoder/Layer02, G, loss, training. Any part of the graph can be changed: edit these functions, or
-put tensors of your own into a Graph, which the functions for training, evaluation and TensorBoard
-take.
+put your own tensors into a Graph. The functions for training, evaluation and TensorBoard take it.
 
 Losses are reported per 100 images, the tutorial's minibatch: the sum over all minibatches, times
 100, divided by the number of images. So a loss that is a sum over the minibatch, as the tutorial's
@@ -83,8 +82,8 @@ with muted_stderr():
 tf.disable_eager_execution()  # graphs and sessions, as in TensorFlow 1
 tf.logging.set_verbosity(tf.logging.ERROR)
 
-# Without this flag, compile_loop's loop copies most of the weights at each step. XLA reads it when it
-# first compiles, and aborts if it does not know a flag, which may be so in other versions.
+# Without this flag, the loop of compile_loop (below) copies most of the weights in each step. XLA
+# reads it when it first compiles, and aborts if it does not know a flag, as may be in other versions.
 if tf.__version__.startswith("2.21."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
 
@@ -113,10 +112,11 @@ INITIALIZERS = {
 SCHEDULES = ("constant", "linear", "cosine")
 
 
-def _field(default, help, choices=(), low=0, closed=False):
-    """A field of HParams, which is also a flag: one of `choices`; or a number greater than `low`,
-    or equal to it if `closed`; or a tuple of such integers. The default determines the type."""
-    metadata = {"help": help, "choices": tuple(choices), "low": low, "closed": closed}
+def _field(default, help, choices=(), low=0, low_allowed=False):
+    """A field of HParams, which is also a command-line flag: one of `choices`; or a number above
+    `low`, or `low` itself if it is allowed; or a tuple of such integers. The default determines the
+    type."""
+    metadata = {"help": help, "choices": tuple(choices), "low": low, "low_allowed": low_allowed}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -137,8 +137,8 @@ class HParams:
     batch_size: int = _field(100, "images in a minibatch")
     learning_rate: float = _field(0.001, "Adam's learning rate")
     schedule: str = _field("constant", "of the learning rate", SCHEDULES)
-    weight_decay: float = _field(0.0, "AdamW's decay of the weights", closed=True)
-    seed: int = _field(0, "for initial weights and order of images", closed=True)
+    weight_decay: float = _field(0.0, "AdamW's decay of the weights", low_allowed=True)
+    seed: int = _field(0, "for initial weights and order of images", low_allowed=True)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -154,16 +154,18 @@ class HParams:
 def _checked(field, value):
     """Returns the value of a field, or of one of its layers, as a Python object. Raises
     AutoEncoderError if it is not allowed."""
-    choices, low, closed = (field.metadata[key] for key in ("choices", "low", "closed"))
+    choices, low, low_allowed = (field.metadata[k] for k in ("choices", "low", "low_allowed"))
     if choices:
         expected = " or ".join(choices)
         if value in choices:
             return value
     else:
         is_float = isinstance(field.default, float)
-        expected = f"{'a number' if is_float else 'an integer'} {'>=' if closed else '>'} {low}"
+        expected = (
+            f"{'a number' if is_float else 'an integer'} {'>=' if low_allowed else '>'} {low}"
+        )
         if isinstance(value, numbers.Real if is_float else numbers.Integral):
-            if low < value < math.inf or (closed and value == low):
+            if low < value < math.inf or (low_allowed and value == low):
                 return float(value) if is_float else int(value)
     raise AutoEncoderError(f"{field.name} must be {expected}, not {value!r}")
 
@@ -215,8 +217,9 @@ class DataSet:
     def next_batch(self, batch_size, shuffle=True):
         """Returns the next images (batch_size, X_n) and labels, in a new order in each epoch if
         `shuffle`."""
-        while len(self._next_rows) < batch_size:
-            n = self.num_examples
+        n = self.num_examples
+        epochs = math.ceil((batch_size - len(self._next_rows)) / n)
+        for _ in range(epochs):
             next_epoch = self._rng.permutation(n) if shuffle else np.arange(n)
             self._next_rows = np.append(self._next_rows, next_epoch)
         batch = self.subset(self._next_rows[:batch_size])
@@ -365,16 +368,16 @@ class Graph(NamedTuple):
     keep_prob = tf.placeholder_with_default(1.0, []) in dropout and training_feed={keep_prob: 0.5}
     drop units in training only.
 
-    Of hp, training uses X_n, epoch_n, batch_size and seed. The other fields describe what build
-    would build.
+    Of hp, `train` uses X_n, epoch_n, batch_size and seed, and train_n if schedule is not "constant".
+    The other fields are recorded, and must be the same to resume.
     """
 
     hp: HParams
     X: tf.Tensor  # (batch, X_n): placeholder of the images
     Z: tf.Tensor  # (batch, Z_n): fetch it to encode, feed it to decode
     G: tf.Tensor  # (batch, X_n)
-    loss: tf.Tensor  # (): a sum over the minibatch; for a mean, see above
-    opt: tf.Operation  # makes one step of the optimizer on the images that are fed
+    loss: tf.Tensor  # (): a sum over the minibatch; for a mean, see the module's docstring
+    opt: tf.Operation  # runs one step of the optimizer on the images that are fed
     init: tf.Operation  # initializes all variables, those of the optimizer included
     training_feed: dict = types.MappingProxyType({})  # {placeholder: value}, fed in training only
 
@@ -426,26 +429,25 @@ def l2_loss(G, X):
 
 
 def training(loss, hp):
-    """Returns the operation that makes one step of Adam, or of AdamW if hp.weight_decay is not 0.
+    """Returns the operation that runs one step of Adam, or of AdamW if hp.weight_decay is not 0.
 
-    For one network in a tf.Graph: AdamW decays all weights in it, and a rate that falls depends on
-    its global step.
+    Call it once per tf.Graph: AdamW decays the weights of all networks in the graph, and a learning
+    rate that decays depends on the global step of the graph.
     """
     with tf.name_scope("training"):
         rate, step = learning_rate(hp)
         opt = tf.train.AdamOptimizer(rate).minimize(loss, global_step=step)
         if hp.weight_decay:
-            # Decoupled weight decay, as in AdamW, which TensorFlow 1 had in tf.contrib: after each
-            # update of Adam, w is multiplied by 1 - rate * weight_decay.
-            weights = [v for v in tf.trainable_variables() if len(v.shape) == 2]
+            # After Adam's update, w is multiplied by 1 - rate * weight_decay. Biases are not.
+            weights = [v for v in tf.trainable_variables() if len(v.shape) > 1]
             with tf.control_dependencies([opt]):
                 opt = tf.group(*[w.assign_sub(rate * hp.weight_decay * w) for w in weights])
         return opt
 
 
 def learning_rate(hp):
-    """Returns the learning rate, and the global step on which it depends; or None, if the rate is
-    constant. A rate that falls reaches 0 after the last step of the last epoch."""
+    """Returns the learning rate and the global step on which it depends, which is None if the rate is
+    constant. A rate that decays reaches 0 after the last step of the last epoch."""
     if hp.schedule == "constant":
         return hp.learning_rate, None
     step = tf.train.get_or_create_global_step()
@@ -504,28 +506,32 @@ class Epoch(NamedTuple):
     epoch: int  # 1, 2, ...
     loss: float  # per 100 images; that of each minibatch is computed before its update
     validation_loss: float  # per 100 images, after the epoch
-    live: int  # latent variables that are not 0 for at least one validation image
+    live: int  # latent variables that are not dead: not 0 for at least one validation image
 
 
 def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
     """Trains for hp.epoch_n epochs, from the weights that the session has. Returns a list of Epoch.
 
     data: DataSets; the network learns from data.train and is evaluated on data.validation.
-    logdir: where each epoch leaves a checkpoint and summaries for TensorBoard. An earlier run there
-    is deleted.
-    resume: continues from the last checkpoint in logdir, if there is one. It ends with the weights of
-    a training without a stop, unless the graph draws random numbers. All hyperparameters must be the
-    same, except for epoch_n if the schedule is constant.
+    logdir: folder for a checkpoint and TensorBoard summaries after each epoch. Without resume, an
+    earlier run there is deleted.
+    resume: continue from the last checkpoint in logdir, if there is one. The final weights are the
+    same as without the interruption, unless the graph draws random numbers. All hyperparameters must
+    be the same, except that epoch_n may be larger if the schedule is constant.
     loop: a function (sess, g, images, epoch) that trains for one epoch and returns the loss per 100
-    images. By default, what compile_loop returns. If you change feed_loop, pass loop=feed_loop.
-    on_epoch: is called with each Epoch; an exception that it raises stops the training.
+    images. The default is compile_loop(sess, g), which computes the same as feed_loop, and faster. If
+    you have changed feed_loop, pass loop=feed_loop.
+    on_epoch: a function that is called with each Epoch. An exception that it raises stops training.
 
-    Raises AutoEncoderError if data or checkpoint do not fit, Diverged if the loss is not finite.
+    Raises AutoEncoderError if the data or the checkpoint does not match g, and Diverged if the loss
+    is not finite.
     """
     check_before_training(g, data, logdir, resume)
     history = restore(sess, g, data, logdir) if resume else []
     if len(history) == g.hp.epoch_n:
         return history
+    if not history:
+        restart_schedule(sess, g)
     loop = loop or compile_loop(sess, g)
     with recorder(sess, g, data, logdir, history) as record:
         for epoch in range(len(history) + 1, g.hp.epoch_n + 1):
@@ -542,8 +548,8 @@ def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
 
 
 def feed_loop(sess, g, images, epoch):
-    """Trains for one epoch as the tutorial does, one session call per minibatch. Returns the loss
-    per 100 images. The default of `train` is compile_loop, which computes the same faster."""
+    """Trains for one epoch with one session call per minibatch, as the tutorial does. Returns the
+    loss per 100 images."""
     order = shuffled(g.hp.seed, epoch, len(images))
     total = 0.0
     for start in range(0, len(images), g.hp.batch_size):
@@ -562,18 +568,20 @@ def shuffled(seed, epoch, n):
 
 def check_before_training(g, data, logdir, resume):
     """Raises AutoEncoderError if `train` could not do what it is asked."""
-    hp, images = g.hp, data.train.images
-    if images.shape[1:] != (hp.X_n,):
-        raise AutoEncoderError(f"X_n is {hp.X_n}, but the training images are {images.shape}")
-    if images.dtype.kind != "f":
-        raise AutoEncoderError(f"images must be floats from 0 to 1, not {images.dtype}")
+    hp = g.hp
+    for name, part in (("training", data.train), ("validation", data.validation)):
+        images = part.images
+        if images.shape[1:] != (hp.X_n,):
+            raise AutoEncoderError(f"X_n is {hp.X_n}, but the {name} images are {images.shape}")
+        if images.dtype.kind != "f":
+            raise AutoEncoderError(f"{name} images must be floats from 0 to 1, not {images.dtype}")
+        if len(images) == 0:
+            raise AutoEncoderError(f"there are no {name} images")
     if not g.X.dtype.is_floating:
         raise AutoEncoderError(f"X must be a placeholder of floats, not of {g.X.dtype.name}")
-    if hp.schedule != "constant" and hp.train_n != len(images):
-        found = f"there are {len(images)} training images"
-        raise AutoEncoderError(f"train_n is {hp.train_n}, but {found}: the learning rate needs it")
-    if not data.validation.num_examples:
-        raise AutoEncoderError("there are no validation images, and training needs some")
+    if hp.schedule != "constant" and hp.train_n != data.train.num_examples:
+        found = f"there are {data.train.num_examples} training images"
+        raise AutoEncoderError(f"train_n is {hp.train_n}, but {found}: the schedule needs it")
     if resume and not logdir:
         raise AutoEncoderError("resume needs the logdir of the run")
     # TensorFlow's checkpoint functions take these for a pattern.
@@ -582,16 +590,24 @@ def check_before_training(g, data, logdir, resume):
         raise AutoEncoderError(f"{logdir}: TensorFlow opens no checkpoints in a path with [ or \\")
 
 
+def restart_schedule(sess, g):
+    """Sets the global step to 0, so that a learning rate that decays starts where it should also in a
+    session that has been used for training before."""
+    step = tf.train.get_global_step(g.X.graph)
+    if g.hp.schedule != "constant" and step is not None:
+        sess.run(step.initializer)
+
+
 def print_progress(epoch, total, seen):
-    """Prints the loss of the images seen so far, over the previous output. Prints nothing if the
-    output is not a terminal or a notebook."""
+    """Prints the loss of the images seen so far, overwriting the previous output. Prints nothing if
+    the output is not a terminal or a notebook."""
     if is_interactive(sys.stdout):
         loss = REPORTED_IMAGES * total / seen
         print(f"\repoch: {epoch}, loss: {loss:<10.3f}", end="", flush=True)
 
 
 def print_epoch(epoch, loss, validation_loss):
-    """Prints the line of an epoch, over what print_progress has printed."""
+    """Prints the line of an epoch, overwriting what print_progress has printed."""
     start = "\r" if is_interactive(sys.stdout) else ""
     text = f"epoch: {epoch}, loss: {loss:.3f}, validation loss: {validation_loss:.3f}"
     print(start + text, flush=True)
@@ -606,21 +622,24 @@ def is_interactive(stream):
 
 
 class Evaluation(NamedTuple):
-    score: float  # loss per 100 images: the number that the tutorial prints
+    score: float  # loss per 100 images, as in Epoch; the tutorial prints this number
     mse: float  # mean of (G - X)^2 over images and pixels, whatever the loss is
-    live: int  # latent variables that are not 0 for at least one image
+    live: int  # latent variables that are not dead: not 0 for at least one image
     Z_n: int
 
     def __str__(self):
+        per_image = self.score / REPORTED_IMAGES
         return (
-            f"score: {self.score:.3f} ({self.score / 100:.3f} per image; mean squared error "
-            f"{self.mse:.5f}), {self.live} of {self.Z_n} latents live"
+            f"score: {self.score:.3f} ({per_image:.3f} per image; mean squared error {self.mse:.5f}), "
+            f"{self.live} of {self.Z_n} latents live"
         )
 
 
 def evaluate(sess, g, images):
-    """Evaluates the network on images (n, X_n), in minibatches of batch_size, as in training.
-    Returns an Evaluation."""
+    """Evaluates the network on images (n, X_n). Returns an Evaluation.
+
+    The minibatches have batch_size images, so that a loss that is a mean is reported as in training.
+    """
     loss_sum, error, live = 0.0, 0.0, False
     for start in range(0, len(images), g.hp.batch_size):
         X = images[start : start + g.hp.batch_size]
@@ -673,7 +692,7 @@ def first_of_each(labels):
     return np.unique(as_integers(labels), return_index=True)[1][:10]
 
 
-# ---- Below: what the tutorial does not have --------------------------------------------------------
+# ---- Below: what the tutorial does not have ------------------------------------------------------
 
 # A faster loop, checkpoints, more of TensorBoard, and a command line.
 
@@ -709,7 +728,7 @@ def compile_loop(sess, g):
         print(f"training with feed_loop, without XLA: {first_line(e):.200}")
         return feed_loop
 
-    def compiled_loop(sess, g, images, epoch):
+    def compiled_loop(sess, _, images, epoch):
         order = shuffled(g.hp.seed, epoch, len(images))
         total = 0.0
         full = len(images) // batch_size  # the last minibatch may be smaller
@@ -814,26 +833,26 @@ def recorder(sess, g, data, logdir, history):
     if not logdir:
         yield lambda history: None
         return
-    run = fingerprint(g, data) | {"data_dir": str(data.path) if data.path else None}
+    run_info = fingerprint(g, data) | {"data_dir": str(data.path) if data.path else None}
     with g.X.graph.as_default():
         saver = tf.train.Saver(max_to_keep=1, save_relative_paths=True)
-    # What cannot be evaluated fails now, before an earlier run is deleted.
-    sess.run([g.loss, g.Z, g.G, own_summaries(g)], {g.X: data.validation.images[:1000]})
-    checkpoints(logdir).mkdir(parents=True, exist_ok=True)
+    # An operation that fails does so now, before an earlier run is deleted.
+    sess.run([g.loss, g.Z, g.G, graph_summaries(g)], {g.X: data.validation.images[:1000]})
+    checkpoint_dir(logdir).mkdir(parents=True, exist_ok=True)
     if history:  # the next checkpoint replaces the one that was restored
-        saver.recover_last_checkpoints([tf.train.latest_checkpoint(checkpoints(logdir))])
+        saver.recover_last_checkpoints([tf.train.latest_checkpoint(checkpoint_dir(logdir))])
     else:
         delete_run(logdir)
-    with summary_writers(sess, g, data, logdir, len(history)) as write_summaries:
+    with summary_writers(sess, g, data, logdir, epochs=len(history)) as write_summaries:
 
         def record(history):
             write_summaries(history[-1])
-            save(sess, saver, run, history, logdir)
+            save(sess, saver, run_info, history, logdir)
 
         yield record
 
 
-def checkpoints(logdir):
+def checkpoint_dir(logdir):
     """Returns the folder of a run's checkpoints."""
     return Path(logdir, "checkpoints")
 
@@ -847,15 +866,15 @@ def delete_run(logdir):
         path.unlink()
 
 
-def save(sess, saver, run, history, logdir):
+def save(sess, saver, run_info, history, logdir):
     """Saves a checkpoint of the last epoch in `history`, and then deletes the one before.
 
-    run.json is written first. Each file is written under a temporary name and renamed. So after a
-    kill run.json may be one epoch ahead of the checkpoint, and `restore` cuts its history.
+    run.json is written first, and each file under a temporary name. So if the process is killed,
+    run.json may be one epoch ahead of the checkpoint. Then `restore` leaves that epoch out.
     """
-    folder = checkpoints(logdir)
+    folder = checkpoint_dir(logdir)
     temporary = folder / "run.json.tmp"
-    temporary.write_text(json.dumps(run | {"history": history}))
+    temporary.write_text(json.dumps(run_info | {"history": history}))
     temporary.replace(folder / "run.json")
     with writing(folder):
         prefix = str(folder / "epoch")
@@ -876,7 +895,7 @@ def restore(sess, g, data, logdir):
 
     Raises AutoEncoderError if it cannot be read or belongs to another run.
     """
-    path = tf.train.latest_checkpoint(checkpoints(logdir))
+    path = tf.train.latest_checkpoint(checkpoint_dir(logdir))
     if path is None:
         print(f"no checkpoint in {logdir}: training starts with the weights in the session")
         return []
@@ -904,7 +923,7 @@ def restore(sess, g, data, logdir):
 
 def read_run(logdir):
     """Reads run.json. Returns the HParams of the run, and the contents of the file as a dict."""
-    path = checkpoints(logdir) / "run.json"
+    path = checkpoint_dir(logdir) / "run.json"
     try:
         saved = json.loads(path.read_text())
         hp = HParams(**{field.name: saved[field.name] for field in dataclasses.fields(HParams)})
@@ -917,7 +936,7 @@ def read_run(logdir):
 
 
 def fingerprint(g, data):
-    """Returns what distinguishes a run from others, as a dict: its hyperparameters, and checksums of
+    """Returns a dict of what distinguishes a run from others: its hyperparameters, and checksums of
     its graph and images."""
     step = subgraph(g, g.loss.op, g.opt)
     for node in step.node:
@@ -968,7 +987,7 @@ def summary_writers(sess, g, data, logdir, epochs):
     examples = data.validation.subset(first_of_each(data.validation.labels)).images
 
     def write_summaries(epoch):
-        fetches = [g.Z, weights, own_summaries(g)]
+        fetches = [g.Z, weights, graph_summaries(g)]
         Z, values, own = sess.run(fetches, {g.X: first_images})
         G = sess.run(g.G, {g.X: examples})
         rows = [np.hstack(as_2d(examples)), np.hstack(as_2d(G))]
@@ -993,7 +1012,7 @@ def summary_writers(sess, g, data, logdir, epochs):
         add(run_writer, 0, session_end_pb(STATUS_SUCCESS))
 
 
-def own_summaries(g):
+def graph_summaries(g):
     """Returns the tf.summary operations of the graph."""
     return g.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
 
@@ -1025,6 +1044,7 @@ def scalar_summary(tag, value):
 
 def histogram_summary(tag, values):
     """Returns the summary of an array of numbers, in 30 bins."""
+    values = np.float64(values)  # float32 may have no 30 edges between the smallest and the largest
     counts, edges = np.histogram(values, 30)
     histogram = {
         "min": edges[0],

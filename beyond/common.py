@@ -17,7 +17,7 @@ def load_run(logdir, data_dir=None):
     Raises AutoEncoderError if there is no network, if it was trained on other data, or if its data
     was not read from a file.
     """
-    if ae.tf.train.latest_checkpoint(ae.checkpoints(logdir)) is None:
+    if ae.tf.train.latest_checkpoint(ae.checkpoint_dir(logdir)) is None:
         raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
     hp, saved = ae.read_run(logdir)
     data_dir = data_dir or saved["data_dir"]

@@ -88,6 +88,11 @@ def test_histograms_are_those_of_numpy(run):
             assert found.sum == pytest.approx(array.sum(dtype=np.float64), rel=1e-4)
 
 
+def test_histogram_of_values_that_differ_by_rounding():
+    values = np.float32([1, np.nextafter(np.float32(1), np.float32(2)), 1])
+    assert sum(ae.histogram_summary("b", values).value[0].histo.bucket) == 3
+
+
 def test_image_is_ten_digits_above_their_reconstructions(run):
     images = read(run.logdir / "validation").Images("reconstruction/X above G")
     assert [image.step for image in images] == [1, 2, 3]

@@ -86,6 +86,15 @@ def test_learning_rates_by_hand():
         np.testing.assert_allclose(found, rates, rtol=1e-6)
 
 
+def test_a_second_training_in_a_session_starts_the_schedule_again():
+    g = build(dataclasses.replace(HP, schedule="linear"))
+    with ae.start_session(g) as sess:
+        ae.train(sess, g, DATA, loop=ae.feed_loop)
+        first, second = ae.train(sess, g, DATA, loop=ae.feed_loop)
+        assert second.validation_loss < first.validation_loss
+        assert sess.run(tf.train.get_global_step(g.X.graph)) == 2 * 11  # minibatches
+
+
 def test_weight_decay_shrinks_the_weights_after_adams_step():
     hp = dataclasses.replace(HP, epoch_n=1, batch_size=len(IMAGES))  # one step
     _, without = train(ae.build(hp))
@@ -134,9 +143,10 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):
         (build(dataclasses.replace(HP, X_n=25)), DATA, run, r"X_n is 25, .* \(210, 16\)"),
         (g, high, run, r"X_n is 16, .* \(210, 4, 4, 1\)"),
         (g, DATA._replace(train=ae.DataSet(images)), run, "floats from 0 to 1, not uint8"),
+        (g, DATA._replace(validation=ae.DataSet(IMAGES[:, :9])), run, r"validation .* \(210, 9\)"),
         (of_bytes, DATA, run, "placeholder of floats, not of uint8"),
         (linear, DATA, run, "train_n is 55000, .* 210 training images"),
-        (g, none, run, "no validation images"),
+        (g, none, run, "there are no validation images"),
         (g, DATA, tmp_path / "run[1]", r"in a path with \["),
         (g, DATA, f"{tmp_path}/logs\\run", r"in a path with \["),
         (g, DATA, None, "needs the logdir"),
