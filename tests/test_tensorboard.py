@@ -81,7 +81,7 @@ def test_histograms_are_those_of_numpy(run):
         for tag, array in arrays.items():
             assert [event.step for event in events.Histograms(tag)] == [1, 2, 3]
             found = events.Histograms(tag)[-1].histogram_value
-            counts, edges = np.histogram(array, 30)
+            counts, edges = np.histogram(np.float64(array), 30)
             assert (found.min, found.max) == pytest.approx((array.min(), array.max()))
             assert list(found.bucket) == counts.tolist()
             assert found.bucket_limit == pytest.approx(edges[1:])
