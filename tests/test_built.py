@@ -192,22 +192,3 @@ def test_a_changed_graph_is_resumed_and_refused_by_another(change, tmp_path):
     with pytest.raises(ae.AutoEncoderError, match=r"another graph \(.*reset_default_graph"):
         train(build(), tmp_path, resume=True)
     assert files(tmp_path) == before
-
-
-def test_a_variable_that_is_added_after_a_first_training_is_saved(tmp_path):
-    g = build()
-    with ae.start_session(g) as sess:
-        # A loop may return a NumPy number.
-        history = ae.train(sess, g, DATA, tmp_path / "first", loop=lambda *args: np.float32(7))
-        with g.X.graph.as_default():
-            added = tf.Variable(tf.zeros([16]))
-            loss = ae.l2_loss(g.G + added, g.X)
-            opt = tf.train.GradientDescentOptimizer(0.01).minimize(loss)
-            init = tf.global_variables_initializer()
-        sess.run(added.initializer)
-        g = g._replace(loss=loss, opt=opt, init=init)
-        ae.train(sess, g, DATA, tmp_path / "second", loop=ae.feed_loop)
-        learned = sess.run(added)
-    restored = train(g, tmp_path / "second", resume=True)[1]
-    np.testing.assert_array_equal(restored[added.name], learned)
-    assert learned.all() and history[0].loss == 7

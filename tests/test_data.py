@@ -1,10 +1,8 @@
 """read_data_sets: what it reads, and what it refuses."""
 
 import gzip
-import hashlib
 import pickle
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from conftest import ROOT, files, idx
 
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 NAMES = [f"{part}-{kind}" for part in ("train", "t10k") for kind in KINDS]
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def unpacked(name):
@@ -33,23 +30,6 @@ def test_split_and_values_are_the_tutorials(mnist):
         assert np.array_equal(part.images, expected * np.float32(1 / 255))
     assert bytes(mnist.validation.labels) + bytes(mnist.train.labels) == train_labels[8:]
     assert bytes(mnist.test.labels) == test_labels[8:]
-
-
-def test_committed_files_are_mnist():
-    readme = (ROOT / "MNIST_data" / "README.md").read_text()
-    for name in NAMES:
-        content = unpacked(name)
-        checksums = (
-            f"`{hashlib.sha256(content).hexdigest()}` | `{hashlib.md5(content).hexdigest()}`"
-        )
-        assert f"| {name} | {len(content):,} | {checksums} |" in readme
-
-
-@pytest.mark.skipif(not FASHION.exists(), reason="needs Debian's package dataset-fashion-mnist")
-def test_fashion_mnist_is_read_as_it_is():
-    data = ae.read_data_sets(FASHION)
-    assert [part.images.shape for part in data[:3]] == [(55000, 784), (5000, 784), (10000, 784)]
-    assert np.bincount(data.test.labels).tolist() == [1000] * 10
 
 
 def test_one_hot_labels_and_a_file_without_gzip(small_dir):

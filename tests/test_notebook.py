@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 
 import nbformat
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 import autoencoder as ae
-from conftest import ROOT, free_port, needs_browser, server
+from conftest import ROOT
 
 NOTEBOOK = ROOT / "AutoEncoder.ipynb"
 SECTIONS = ["Imports", "Hyperparameters", "Input data", "Model architecture", "Session"]
@@ -125,45 +124,3 @@ def test_every_cell_runs(folder):
     with ae.start_session(g) as sess:
         ae.train(sess, g, data, loop=ae.feed_loop)
         assert text_of(cells["score"]) == f"{ae.evaluate(sess, g, data.test.images)}\n"
-
-
-@needs_browser
-def test_a_slider_changes_the_picture(driver, folder):
-    """In JupyterLab, after the cells that lead to the first slider."""
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    notebook, cells = read()
-    shorten(cells)
-    ids = "imports hp data digits tutorial build training latent live turned sliders".split()
-    notebook.cells = [cells[id] for id in ids]
-    nbformat.write(notebook, folder / "slider.ipynb")
-    port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [f"--ServerApp.root_dir={folder}", f"--port={port}", "--IdentityProvider.token="]
-    command += ["--LabApp.expose_app_in_browser=True"]
-    url = f"http://127.0.0.1:{port}/lab/tree/slider.ipynb"
-    wait = WebDriverWait(driver, 120)
-
-    def element(selector):
-        return wait.until(lambda _: driver.find_elements(By.CSS_SELECTOR, selector), selector)[0]
-
-    def picture():
-        script = "return fetch(document.querySelector('.widget-image').src).then(r => r.text())"
-        return driver.execute_script(script)
-
-    with server(command, url, folder / "log"):
-        driver.get(url)
-        element(".jp-CodeCell")
-        # JupyterLab asks for a kernel if none has started, and draws only the cells in sight.
-        driver.execute_script("return jupyterapp.shell.currentWidget.sessionContext.ready")
-        driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
-        last = len(ids) - 1
-        driver.execute_script(f"jupyterapp.shell.currentWidget.content.scrollToItem({last})")
-        handle = element(".noUi-handle")
-        element(".widget-image[src^='blob:']")
-        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
-        before = picture()
-        ActionChains(driver).drag_and_drop_by_offset(handle, 300, 0).perform()
-        wait.until(lambda _: picture() != before, "the picture did not change")

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 import autoencoder as ae
@@ -17,17 +16,7 @@ checkpoints/epoch-10.index checkpoints/run.json events reconstruction.png test/Z
 test/labels.tsv test/projector_config.pbtxt test/thumbnails.png train/events validation/events"""
 
 
-def pca_score(mnist, n):
-    """The score of PCA with n components, from the covariance of the training images."""
-    mean = mnist.train.images.mean(axis=0)
-    centred = mnist.train.images - mean
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    components = vectors[:, -n:]
-    test = mnist.test.images - mean
-    return 100 * ((test - test @ components @ components.T) ** 2).sum() / 2 / len(test)
-
-
-def test_the_main_job(main_job, mnist):
+def test_the_main_job(main_job):
     assert (main_job.returncode, main_job.stderr) == (0, "")
     device, *epochs, score, picture, tensorboard = main_job.stdout.splitlines()
     assert re.match("device: (CPU|GPU), ", device)
@@ -35,7 +24,6 @@ def test_the_main_job(main_job, mnist):
     for k, line in enumerate(epochs, 1):
         assert re.fullmatch(rf"epoch: {k}, loss: [0-9.]+, validation loss: [0-9.]+", line)
     assert 380 < score_of(score) < 640  # six runs of the tutorial's code: 394 to 602
-    assert score_of(score) < pca_score(mnist, 20)
     assert str(main_job.logdir / "reconstruction.png") in picture
     assert str(main_job.logdir) in tensorboard
     left = [str(path.relative_to(main_job.logdir)) for path in files(main_job.logdir)]
