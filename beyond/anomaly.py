@@ -43,13 +43,13 @@ class Detector(NamedTuple):
     threshold: float  # an image whose SCORE is greater is abnormal
 
 
-def make_detector(sess, g, data):
+def make_detector(sess, g, data, rate=0.05):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
-    in the session was trained. At most 5% of the validation images are above its threshold."""
+    in the session was trained. At most `rate` of the validation images are above its threshold."""
     scores = add_scores(sess, g, data.train.images)
     normal = score_images(sess, g, scores, data.validation.images)[SCORE]
-    # The smallest score that at most 5% exceed.
-    threshold = np.quantile(normal, 0.95, method="inverted_cdf")
+    # The smallest score that at most `rate` exceed.
+    threshold = np.quantile(normal, 1 - rate, method="inverted_cdf")
     return Detector(scores, float(threshold))
 
 

@@ -9,11 +9,15 @@ OUTPUT.npz is what `python autoencoder.py --data_dir` takes:
 | x_train, x_test  | (n, size, size) | grey images, bytes from 0 (black) to 255                |
 | y_train, y_test  | (n,)            | labels; only if the pictures are in subfolders          |
 | class_names      | (classes,)      | names of the subfolders: that of label i is number i     |
+| size             | ()              | width and height of the images, in pixels               |
+| invert, center   | ()              | booleans: whether --invert and --center were given      |
 
 beyond.screen reads its pictures by the same function, read_picture.
 """
 
 import collections
+import contextlib
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -27,8 +31,14 @@ from sklearn.model_selection import train_test_split
 import autoencoder as ae
 from beyond.common import format_table, progress_bar
 
+with contextlib.suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
 TEST_SHARE = 0.2
 MIN_PICTURES = 15  # of which 11 are for training, 1 is for validation and 3 are for test
+HIDDEN = (".", "@eaDir")  # starts of the names of what programs keep beside pictures
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -43,23 +53,29 @@ class Pictures(NamedTuple):
 def read_pictures(path, size, invert=False, center=False):
     """Reads a picture, or all pictures of a folder and its subfolders, in the order of their paths.
 
-    Files that cannot be read are left out. Prints their names and the reasons.
+    Files and subfolders that cannot be read are left out. Prints their names and the reasons, and how
+    many hidden ones are skipped.
     size, invert, center: see read_picture.
     Returns Pictures. Raises AutoEncoderError if there is none.
     """
     if not path.exists():
         raise ae.AutoEncoderError(f"{path} does not exist")
     folder = path if path.is_dir() else path.parent
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    # rglob does not enter a link to a folder. Such a link stays in the list, to be named.
-    candidates = [file for file in found if file.is_symlink() or not file.is_dir()]
-    images, files, formats, left_out = [], [], [], []
+    candidates, hidden, errors = find_files(path) if path.is_dir() else ([path], 0, [])
+    if hidden:
+        print(f"skipped: {hidden} hidden files or folders")
+    images, files, formats = [], [], []
+    left_out = [f"{Path(e.filename).relative_to(folder)}: {e.strerror}" for e in errors]
     for file in progress_bar("reading", candidates):
         name = file.relative_to(folder)
         try:
             image, format = read_picture(file, size, invert, center)
         except UnidentifiedImageError:
-            left_out.append(f"{name}: not a picture that Pillow opens")
+            is_heif = file.suffix.lower() in (".heic", ".heif")
+            if is_heif and ".heic" not in Image.registered_extensions():
+                left_out.append(f"{name}: needs pip install pillow-heif")
+            else:
+                left_out.append(f"{name}: not a picture that Pillow opens")
         except Exception as e:  # Pillow raises a dozen kinds for damaged files
             left_out.append(f"{name}: {ae.first_line(e)}")
         else:
@@ -71,6 +87,21 @@ def read_pictures(path, size, invert=False, center=False):
     if not images:
         raise ae.AutoEncoderError(f"{path} has no picture that can be read")
     return Pictures(np.stack(images), files, formats)
+
+
+def find_files(folder):
+    """Returns the files in a folder and its subfolders, in the order of their paths; the number of
+    hidden files and folders, which are skipped; and the OSErrors of folders that cannot be entered."""
+    files, hidden, errors = [], 0, []
+    for parent, subfolders, names in os.walk(folder, onerror=errors.append):
+        shown = [name for name in subfolders if not name.startswith(HIDDEN)]
+        shown_names = [name for name in names if not name.startswith(HIDDEN)]
+        hidden += len(subfolders + names) - len(shown + shown_names)
+        subfolders[:] = shown  # which walk enters next
+        # walk does not enter a link to a folder. Such a link is in the list, to be named.
+        links = [name for name in shown if Path(parent, name).is_symlink()]
+        files += [Path(parent, name) for name in links + shown_names]
+    return sorted(files), hidden, errors
 
 
 def as_images(pictures):
@@ -87,8 +118,8 @@ def read_picture(path, size, invert=False, center=False):
 
     invert: for dark ink on bright paper; the image is bright on black, as MNIST's are.
     center: frames the ink as MNIST's digits are framed: see center_ink.
-    Returns (size, size) bytes, and Pillow's name of the format. Raises Pillow's exceptions, or
-    ValueError, if the file cannot be read.
+    Returns (size, size) bytes, and Pillow's name of the format, with a remark if there are more
+    frames. Raises Pillow's exceptions, or ValueError, if the file cannot be read.
     """
     if not path.is_file():  # opening a named pipe would wait for a writer
         raise ValueError("neither a regular file nor a link to one")
@@ -101,15 +132,28 @@ def read_picture(path, size, invert=False, center=False):
             needed = (WORKING_SCALE if center else 4) * size
             picture.draft("L", (needed, needed))
             format = picture.format
+            if getattr(picture, "is_animated", False):
+                format += ": first of several pages or frames"
+            picture.load()
+            with contextlib.suppress(Exception):  # of damaged EXIF
+                picture = ImageOps.exif_transpose(picture)
             # On white if the image is inverted next, so that what is transparent becomes black.
             # Padding is black because it is added last.
-            grey = to_grey(ImageOps.exif_transpose(picture), 255 if invert else 0)
+            grey = to_grey(picture, 255 if invert else 0)
     if invert:
         grey = ImageOps.invert(grey)
     if center:
         grey = center_ink(grey, size)
-    square = ImageOps.pad(grey, (size, size), Image.Resampling.LANCZOS, color=0)
+    square = ImageOps.pad(fitted(grey, size), (size, size), color=0)
     return np.asarray(square), format
+
+
+def fitted(picture, side):
+    """Returns a picture fitted into a square, without distortion. ImageOps.contain would make one
+    that is much longer than wide 0 pixels wide."""
+    longest = max(picture.size)
+    width, height = (max(1, round(n / longest * side)) for n in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def to_grey(picture, background):
@@ -134,32 +178,39 @@ def to_grey(picture, background):
 # ---- Centering -----------------------------------------------------------------------------------
 
 WORKING_SCALE = 10  # center_ink works on an image of this many times the size
+LINE_WIDTH = 0.125  # relative to the longer side of a digit: the median of MNIST's
 
 
 def center_ink(grey, size):
     """Frames bright ink on darker paper as MNIST's digits are framed.
 
     Like NIST's digits, the ink becomes white on black, is fitted into a square of 20/28 of the size
-    by an antialiasing filter, and is moved so that its centre of mass is in the middle.
+    by an antialiasing filter, and is moved so that its centre of mass is in the middle. Lines that
+    are thinner than MNIST's are thickened.
     The paper may be unevenly lit: it is removed by a white top-hat transform, which subtracts the
     morphological opening of the image.
 
     grey: Pillow image of mode L. Returns one of size x size pixels. Raises ValueError if there is no
     ink.
     """
-    lanczos = Image.Resampling.LANCZOS
     large_size = WORKING_SCALE * size
-    large = ImageOps.contain(grey, (large_size, large_size), lanczos)
+    large = fitted(grey, large_size)
     # A quarter of the image, which is wider than the line of a pen.
     top_hat = scipy.ndimage.white_tophat(np.asarray(large), size=large_size // 4)
     smooth = scipy.ndimage.gaussian_filter(top_hat, sigma=2)
-    is_ink = smooth > smooth.max() / 2
-    ink = Image.fromarray(np.uint8(255 * is_ink))
-    box = ink.getbbox()
-    if box is None:
+    is_ink = np.pad(smooth > smooth.max() / 2, large_size // 8)  # with room for thicker lines
+    if not is_ink.any():
         raise ValueError("no ink to center")
-    side = round(size * 20 / 28)
-    digit = ImageOps.contain(ink.crop(box), (side, side), lanczos)
+    # In a line of width w, the mean distance to the edge is w / 4, and to the nearest pixel outside
+    # half a pixel more.
+    distance = scipy.ndimage.distance_transform_edt(is_ink)[is_ink].mean()
+    width = 4 * (distance - 0.5)
+    length = max(np.ptp(np.nonzero(is_ink), axis=1))
+    # So that (width + missing) / (length + missing) is LINE_WIDTH.
+    missing = max(0, LINE_WIDTH * length - width) / (1 - LINE_WIDTH)
+    is_ink = scipy.ndimage.distance_transform_edt(~is_ink) <= missing / 2
+    ink = Image.fromarray(np.uint8(255 * is_ink))
+    digit = fitted(ink.crop(ink.getbbox()), round(size * 20 / 28))
     y, x = scipy.ndimage.center_of_mass(np.asarray(digit))
     middle = (size - 1) / 2
     framed = Image.new("L", (size, size))
@@ -220,6 +271,9 @@ def main(args):
     for path in (args.output, preview):
         if path.exists():
             raise ae.AutoEncoderError(f"{path} exists already: choose another output")
+    if args.folder.resolve() in args.output.resolve().parents:
+        hint = "the next run would read its preview: choose an output elsewhere"
+        raise ae.AutoEncoderError(f"{args.output} is inside {args.folder}, and {hint}")
     if args.size < 1:
         raise ae.AutoEncoderError(f"--size must be at least 1, not {args.size}")
     images, files, formats = read_pictures(args.folder, args.size, args.invert, args.center)
@@ -231,6 +285,7 @@ def main(args):
     rows = np.arange(len(images))
     train, test = train_test_split(rows, test_size=TEST_SHARE, random_state=0)
     arrays = {"x_train": images[train], "x_test": images[test]}
+    arrays |= {"size": args.size, "invert": args.invert, "center": args.center}
     if labels is not None:
         arrays |= {"y_train": labels[train], "y_test": labels[test], "class_names": names}
     args.output.parent.mkdir(parents=True, exist_ok=True)

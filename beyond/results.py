@@ -158,7 +158,7 @@ def photographs():
         for name, X in images.items():
             scores, flagged = detect(sess, g, X, detector)
             print(f"| {name} | {flagged.mean():.1%} | {np.median(scores):.2g} |")
-        figure = plot_screened(sess, g, X, scores, flagged, np.argsort(-scores))
+        figure = plot_screened(sess, g, X, scores, flagged, pictures.files)
         figure.savefig(ROOT / ".readme" / "screened.png", dpi=100)  # of the last, with both flags
 
 

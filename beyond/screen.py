@@ -2,14 +2,18 @@
 
     python -m beyond.screen PICTURES [--logdir logs/AutoEncoder] [--invert] [--center]
 
-Writes screened.png and scores.csv (index, score, flag, file) into LOGDIR/screened.
+Writes screened.png and scores.csv (index, score, flag, file) into LOGDIR/screened. If the pictures
+are in subfolders, prints how abnormal those of each subfolder are.
 """
 
 import csv
 import math
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 import autoencoder as ae
 from beyond.anomaly import detect, make_detector
@@ -18,6 +22,7 @@ from beyond.pictures import add_picture_flags, as_images, read_pictures
 
 ARRAYS = (".npy", ".npz", ".gz", "idx3-ubyte")  # ends of the names of files that hold an array
 HEADER = ("index", "score", "flag", "file")
+NORMAL_FOLDERS = ("good", "normal", "ok")
 
 
 def read_images(path, X_n, invert, center):
@@ -56,29 +61,67 @@ def read_array(path):
         raise ae.AutoEncoderError(f"{path} cannot be read: {e}") from None
 
 
-def plot_screened(sess, g, images, scores, flags, order):
-    """Draws the ten most abnormal images above their reconstructions, and the ten least abnormal of
-    the others. Each has its index, its score and, if it is flagged, a "!" as a title.
+def plot_screened(sess, g, images, scores, flags, files, count=10):
+    """Draws the most abnormal images X, their reconstructions G and |G - X|, which shows where an image
+    is abnormal; and the least abnormal of the others. Each has the name of its file, or its index, its
+    score and, if it is flagged, a "!" as a title.
 
-    images: (n, X_n); scores, flags: (n,); order: (n,), indices, the most abnormal first.
-    Returns a Figure.
+    images: (n, X_n); scores, flags, files: (n,); count: of images in a row. Returns a Figure.
     """
+    order = np.argsort(-scores, kind="stable")
     rows = {}
     shown = []
-    others = order[10:]
-    for which, chosen in (("most", order[:10]), ("least", others[::-1][:10])):
+    others = order[count:]
+    for which, chosen in (("most", order[:count]), ("least", others[::-1][:count])):
         if len(chosen) > 0:
             X = images[chosen]
-            rows[f"{which} abnormal"] = X
-            rows[f"{which}: G"] = sess.run(g.G, {g.X: X})
+            G = sess.run(g.G, {g.X: X})
+            rows |= {f"{which} abnormal: X": X, f"{which}: G": G, f"{which}: |G − X|": abs(G - X)}
             shown.append(chosen)
     figure = ae.plot_images(**rows)
     grid = np.reshape(figure.axes, (len(rows), -1))
-    for axes_row, chosen in zip(grid[::2], shown):
+    for axes_row, chosen in zip(grid[::3], shown):
         for axes, i in zip(axes_row, chosen):
+            # What fits above an image. A name may have bytes that are no characters.
+            name = str(files[i])[-12:].encode(errors="replace").decode() or i
             mark = " !" if flags[i] else ""
-            axes.set_title(f"{i}\n{scores[i]:.3g}{mark}", fontsize="small")
+            title = axes.set_title(f"{name}\n{scores[i]:.3g}{mark}", fontsize="x-small")
+            title.set_parse_math(False)  # a $ in a name is no formula
+    for axes in figure.axes:
+        for image in axes.images:
+            image.set_cmap("gray")  # as the pictures are to the network
     return figure
+
+
+def folder_table(scores, flags, files):
+    """Returns a table, as text, of the pictures in each subfolder: how many there are, what share is
+    flagged, and the median score. If a subfolder is called good, normal or ok, also the AUROC of each
+    other one against it. Returns None if no file is in a subfolder.
+
+    scores, flags, files: (n,)
+    """
+    all_parts = [Path(file).parts for file in files]
+    folders = np.array([parts[0] if len(parts) > 1 else "" for parts in all_parts])
+    if not any(folders):
+        return None
+    normal = np.isin(np.char.lower(folders), NORMAL_FOLDERS)
+    table = [("folder", "pictures", "flagged", "median score", "AUROC")]
+    for folder in np.unique(folders):
+        rows = folders == folder
+        area = ""
+        if normal.any() and not normal[rows].any():
+            both = normal | rows
+            area = f"{roc_auc_score(rows[both], scores[both]):.3f}"
+        table.append(
+            (
+                folder,
+                rows.sum(),
+                f"{flags[rows].mean():.1%}",
+                f"{np.median(scores[rows]):.3g}",
+                area,
+            )
+        )
+    return format_table(*table)
 
 
 def write_scores(path, scores, flags, files):
@@ -95,25 +138,37 @@ def main(args):
     """Scores PICTURES by how abnormal they are to the network in --logdir. Flags those whose score
     exceeds that of 95% of its validation images. Pictures are made grey and fitted into the size of
     the network's images."""
+    if not 0 < args.rate < 1:
+        raise ae.AutoEncoderError(f"--rate must be between 0 and 1, not {args.rate}")
+    if args.show < 1:
+        raise ae.AutoEncoderError(f"--show must be at least 1, not {args.show}")
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
         images, files = read_images(args.pictures, g.hp.X_n, args.invert, args.center)
-        detector = make_detector(sess, g, data)
+        folder = args.output or args.logdir / "screened"
+        folder.mkdir(parents=True, exist_ok=True)
+        detector = make_detector(sess, g, data, args.rate)
         scores, flags = detect(sess, g, images, detector)
-        order = np.argsort(-scores, kind="stable")
-        figure = plot_screened(sess, g, images, scores, flags, order)
-    folder = args.logdir / "screened"
-    folder.mkdir(exist_ok=True)
-    figure.savefig(folder / "screened.png", dpi=100)
+        figure = plot_screened(sess, g, images, scores, flags, files, args.show)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks, as kanji
+        figure.savefig(folder / "screened.png", dpi=100)
     write_scores(folder / "scores.csv", scores, flags, files)
     table = [HEADER]
-    for i in order[:10]:
+    for i in np.argsort(-scores, kind="stable")[: args.show]:
         table.append([i, f"{scores[i]:.4g}", "!" if flags[i] else "", files[i]])
     print(format_table(*table))
+    by_folder = folder_table(scores, flags, files)
+    if by_folder:
+        print(by_folder)
     print(
         f"flagged (!): {flags.sum()} of {len(flags)}, with a score above {detector.threshold:.4g},"
     )
     n = data.validation.num_examples
-    print(f"which at most 5% of the {n} validation images of {data.path} exceed")
+    print(f"which at most {args.rate:.3g} of the {n} validation images of {data.path} exceed")
+    if n < 10 / args.rate:
+        print(
+            f"{n} validation images are few for this threshold: look at the order, not at the flags"
+        )
     print(f"picture and scores: screened.png and scores.csv in {folder}")
 
 
@@ -127,5 +182,11 @@ if __name__ == "__main__":
     )
     help = "picture, folder of pictures, .npy, .npz or IDX file"
     parser.add_argument("pictures", type=ae.user_path, metavar="PICTURES", help=help)
+    help = "share of the validation images above the threshold (default: %(default)s)"
+    parser.add_argument("--rate", type=float, default=0.05, metavar="REAL", help=help)
+    help = "how many pictures to show in a row (default: %(default)s)"
+    parser.add_argument("--show", type=int, default=10, metavar="N", help=help)
+    help = "folder to write (default: screened, in the folder of the run)"
+    parser.add_argument("--output", type=ae.user_path, metavar="FOLDER", help=help)
     add_picture_flags(parser)
     sys.exit(ae.run_command(main, parser))

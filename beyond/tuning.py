@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 import autoencoder as ae
@@ -54,7 +54,8 @@ def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
     data: DataSets; base: HParams, for the hyperparameters that are not in `space`; space: {name of a
     hyperparameter: optuna distribution}.
     Returns the optuna.Study. Raises AutoEncoderError if the space is empty, if the study in logdir
-    was made with other data or another `base`, or if no trial is complete.
+    was made with other images, another `base` or another space, if it is damaged, or if no trial is
+    complete.
     """
     if not space:
         raise ae.AutoEncoderError("there is nothing to search: all hyperparameters are given")
@@ -80,19 +81,30 @@ def open_study(data, logdir, base, space):
     """Returns the optuna.Study that is kept in logdir. Creates it if there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     Path(logdir).mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(Path(logdir, "journal.log"))))
+    journal = str(Path(logdir, "journal.log"))
+    lock = JournalFileSymlinkLock(journal)
+    backend = JournalFileBackend(journal, lock)
+    drop_half_line(journal, lock)
     # A search by one process without a stop is the same each time. Processes that join it have no
     # seed, because with the same one they would draw the same trials.
     try:
+        storage = JournalStorage(backend)
         study = optuna.create_study(storage=storage, study_name="tuning")
-        seed = base.seed
+        seed = base.seed % 2**32  # the range of NumPy's RandomState, which the sampler has
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name="tuning")
         seed = None
+    except json.JSONDecodeError as e:
+        hint = "use another logdir"
+        raise ae.AutoEncoderError(f"{journal} has a damaged line, {e.doc[:60]!r}: {hint}") from None
     study.sampler = optuna.samplers.TPESampler(constant_liar=True, seed=seed)
     study.pruner = optuna.pruners.MedianPruner(n_warmup_steps=2)
-    fixed = {name: v for name, v in dataclasses.asdict(base).items() if name not in space}
-    settings = json.loads(json.dumps(fixed | {"data_dir": str(data.path)}))
+    to_json = optuna.distributions.distribution_to_json
+    searched = {name: to_json(distribution) for name, distribution in space.items()}
+    # Not the path of the images, because they may be moved.
+    images = ae.fingerprint(ae.build(base), data)["images"]
+    settings = dataclasses.asdict(base) | searched | {"images": images}
+    settings = json.loads(json.dumps(settings))
     earlier = study.user_attrs.get("settings", settings)
     if earlier != settings:
         changed = [name for name in earlier | settings if earlier.get(name) != settings.get(name)]
@@ -100,6 +112,17 @@ def open_study(data, logdir, base, space):
         raise ae.AutoEncoderError(f"{logdir} has a search with other {names}: use another logdir")
     study.set_user_attr("settings", settings)
     return study
+
+
+def drop_half_line(path, lock):
+    """Removes half a line at the end of a journal, which a full disk leaves. Optuna would append the
+    next line to it."""
+    lock.acquire()  # no other process is writing
+    try:
+        with open(path, "rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def validation_loss(trial, data, logdir, base):

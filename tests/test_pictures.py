@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from sklearn.metrics import roc_auc_score
 
 from beyond import pictures
 from conftest import SMALL, files, idx, typed
@@ -39,6 +40,7 @@ PICTURES = {
     "grey.png": (Image.fromarray(GREY), {}, GREY, 1),
     "animation.gif": (Image.fromarray(GREY), ANIMATED, GREY, 1),
     "turned.png": (Image.fromarray(np.rot90(GREY).copy()), {"exif": TURNED}, GREY, 1),
+    "damaged exif.png": (Image.fromarray(GREY), {"exif": b"Exif\0\0no TIFF"}, GREY, 1),
     "colour.png": (Image.fromarray(COLOUR), {}, COLOUR @ LUMINANCE, 1),
     "palette.gif": (palette_picture(), {"transparency": 2}, PALETTE[INDEX] @ LUMINANCE, INDEX != 2),
     "alpha.png": (Image.fromarray(np.dstack([GREY, ALPHA])), {}, GREY, ALPHA / 255),
@@ -66,6 +68,9 @@ def test_other_sizes_are_fitted_without_distortion_and_padded_with_black(tmp_pat
     expected[3:5] = 255
     image, _ = pictures.read_picture(tmp_path / "wide.png", 8, invert)
     np.testing.assert_array_equal(image, expected)
+    Image.new("L", (40, 3000), 0 if invert else 255).save(tmp_path / "long.png")
+    image, _ = pictures.read_picture(tmp_path / "long.png", 8, invert)
+    assert sorted(image.sum(axis=0)) == [0] * 7 + [8 * 255]
 
 
 @pytest.mark.parametrize("name", ["stripes.png", "stripes.jpg"])
@@ -96,6 +101,17 @@ def test_centering_frames_ink_on_uneven_paper_as_mnist(tmp_path, left, top):
     assert middle == pytest.approx((13.5, 13.5), abs=0.6)
 
 
+@pytest.mark.parametrize("width", [2, 10])
+def test_centering_thickens_a_thin_line_to_one_of_mnist(tmp_path, mnist, width):
+    picture = Image.new("L", (60, 600), 230)
+    ImageDraw.Draw(picture).rectangle((25, 40, 24 + width, 560), 20)
+    picture.save(tmp_path / "1.png")
+    image, _ = pictures.read_picture(tmp_path / "1.png", 28, invert=True, center=True)
+    ones = mnist.test.images[mnist.test.labels == 1]
+    low, high = np.percentile(ones.sum(axis=1), [5, 95])
+    assert low < image.sum() / 255 < high
+
+
 def save_squares(folder, n, brightest=255, paper=0):
     """Saves n pictures, each a square of another grey. Returns the images."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +137,8 @@ def test_each_picture_is_in_the_training_or_the_test_images_once(classes):
     _, circles, squares, output = classes
     with np.load(output, allow_pickle=False) as arrays:
         assert arrays["class_names"].tolist() == ["circles", "squares"]
+        flags = [arrays[name].tolist() for name in ("size", "invert", "center")]
+        assert flags == [SIZE, False, False]
         train, test = arrays["x_train"], arrays["x_test"]
         assert (len(train), len(test), train.dtype) == (40, 10, np.uint8)
         assert set(arrays["y_test"]) == {0, 1}  # not the last ones of the folder
@@ -130,6 +148,30 @@ def test_each_picture_is_in_the_training_or_the_test_images_once(classes):
         found = sorted(image.tobytes() for image in images[labels == label])
         assert found == sorted(image.tobytes() for image in saved)
     assert sorted(path.name for path in output.parent.iterdir()) == ["shapes.npz", "shapes.png"]
+
+
+def test_what_is_skipped_left_out_or_read_in_part_is_named(tmp_path, capfd, monkeypatch):
+    folder = tmp_path / "pictures"
+    for name in ("a", "b", "locked", ".hidden", "@eaDir", "a/.ipynb_checkpoints"):
+        save_squares(folder / name, 10)
+    (folder / ".DS_Store").touch()
+    (folder / "a" / "photograph.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    Image.fromarray(GREY).save(folder / "b" / "scan.tiff", **ANIMATED)
+    scandir = os.scandir
+
+    def refuse(path):  # as for another user than root
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert typed(folder, tmp_path / "new.npz", module="pictures") == 0
+    out = capfd.readouterr().out
+    assert "skipped: 4 hidden" in out
+    assert "left out: locked: Permission denied\n" in out
+    if ".heic" not in Image.registered_extensions():
+        assert "left out: a/photograph.HEIC: needs pip install pillow-heif\n" in out
+    assert "pictures: 21 (20 PNG, 1 TIFF: first of several pages or frames)" in out
 
 
 def add_unreadable(folder):
@@ -206,6 +248,27 @@ def test_screening_a_folder_with_unreadable_files(logdir, tmp_path, capfd, monke
     np.testing.assert_allclose(score, scores[6:7], rtol=1e-5)
 
 
+def test_screening_tells_how_abnormal_each_subfolder_is(logdir, tmp_path, capfd):
+    save_squares(tmp_path / "pictures" / "Good", 9)
+    save_squares(tmp_path / "pictures" / "bright", 7, paper=99)
+    output = tmp_path / "new" / "output"
+    options = ["--rate", 0.2, "--show", 3, "--output", output, "--logdir", logdir]
+    assert typed(tmp_path / "pictures", *options, module="screen") == 0
+    out = capfd.readouterr().out
+    with open(output / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = np.array([float(row["score"]) for row in rows])
+    flags = np.array([int(row["flag"]) for row in rows])
+    is_bright = np.array([row["file"].startswith("bright") for row in rows])
+    area = roc_auc_score(is_bright, scores)
+    share = f"{flags[is_bright].mean():.1%}"
+    median = f"{np.median(scores[is_bright]):.3g}"
+    assert re.search(rf"bright +7 +{share} +{re.escape(median)} +{area:.3f}\n", out)
+    assert re.search(r" Good +9 +[0-9.]+% +[0-9.e+-]+\n", out)
+    assert len(re.findall(r"^ *\d+ +[0-9.e+-]+ +!? *(?:Good|bright)/", out, re.MULTILINE)) == 3
+    assert "3 validation images are few" in out  # fewer than 10 / 0.2
+
+
 def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
     few = tmp_path / "few"
     mixed = tmp_path / "mixed"
@@ -218,11 +281,13 @@ def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
     cases = [
         ("pictures", [folder, tmp_path / "old.npz"], "old.npz exists already"),
         ("pictures", [few, tmp_path / "new.npz"], "14 pictures, and training needs at least 15"),
+        ("pictures", [mixed, mixed / "new.npz"], "is inside"),
         ("pictures", [mixed, tmp_path / "new.npz"], "00.png is in no subfolder"),
         ("screen", [tmp_path / "large.npy", "--logdir", logdir], "25 pixels, not 64"),
         ("screen", [tmp_path / "large.npy", "--logdir", logdir, "--center"], "for an array"),
-        ("screen", [two_parts, "--logdir", logdir], "it has 5 arrays, not one"),
+        ("screen", [two_parts, "--logdir", logdir], "arrays, not one"),
         ("screen", [few, "--logdir", tmp_path / "none"], "no trained network"),
+        ("screen", [few, "--logdir", logdir, "--rate", 1], "--rate must be between 0 and 1"),
     ]
     before = files(tmp_path)
     for module, arguments, phrase in cases:

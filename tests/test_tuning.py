@@ -75,9 +75,28 @@ def test_bad_trials_are_stopped(small_hp, small_dir, tmp_path, without_xla):
     with pytest.raises(ae.AutoEncoderError, match="all diverged"):
         diverging = {"learning_rate": CategoricalDistribution([1e30])}
         tuning.tune(data, tmp_path / "diverging", 2, base, diverging)
-    with pytest.raises(ae.AutoEncoderError, match="other epoch_n"):
-        longer = dataclasses.replace(base, epoch_n=5)
-        tuning.tune(data, tmp_path, 15, longer, {"learning_rate": rates})
+
+
+def test_a_search_goes_on_with_the_same_images_and_settings(
+    small_hp, small_dir, tmp_path, without_xla
+):
+    data = ae.read_data_sets(small_dir)
+    base = dataclasses.replace(small_hp, epoch_n=1, seed=2**32)
+    tuning.tune(data, tmp_path, 1, base, SPACE)
+    journal = tmp_path / "journal.log"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code":4,"wor')  # as a full disk leaves it
+    tuning.tune(data._replace(path=tmp_path / "moved"), tmp_path, 2, base, SPACE)
+    assert [trial.state.name for trial in trials_in(tmp_path)] == ["COMPLETE"] * 2
+    longer = dataclasses.replace(base, epoch_n=2)
+    narrower = SPACE | {"Z_activation": CategoricalDistribution(["linear"])}
+    fewer = data._replace(train=data.validation)
+    cases = {"epoch_n": (data, longer, SPACE), "Z_activation": (data, base, narrower)}
+    for name, (images, hp, space) in (cases | {"images": (fewer, base, SPACE)}).items():
+        with pytest.raises(ae.AutoEncoderError, match=f"other {name}: use another logdir"):
+            tuning.tune(images, tmp_path, 3, hp, space)
+    journal.write_bytes(b"{" + journal.read_bytes())
+    with pytest.raises(ae.AutoEncoderError, match="journal.log has a damaged line"):
+        tuning.tune(data, tmp_path, 3, base, SPACE)
 
 
 def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, capfd):
