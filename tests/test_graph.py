@@ -51,9 +51,10 @@ def test_every_forward_node_of_the_tutorial(g):
 
 @pytest.mark.parametrize("init", ["normal", "he", "glorot"])
 def test_initial_weights(init):
-    g = ae.build(ae.HParams(init=init))
+    g = ae.build(ae.HParams(init=init, G_bias=-2.0))
     with ae.start_session(g) as sess:
         weights = weights_of(g, sess)
+    weights[-1] += 2  # the bias of G
     standardized = []
     for w, b in zip(weights[::2], weights[1::2]):
         n, m = w.shape

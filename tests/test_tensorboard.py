@@ -162,21 +162,6 @@ def test_large_images_are_as_many_as_fit_on_a_sheet_that_browsers_take(tmp_path)
     assert np.loadtxt(tmp_path / "test" / "labels.tsv", skiprows=1).shape == (2,)
 
 
-@pytest.mark.parametrize("labels", [None, 999_900 + np.arange(150)])
-def test_images_that_are_not_square_and_labels(run, tmp_path, labels):
-    part = ae.DataSet(run.data.train.images[:150, :12], labels)
-    g = ae.build(ae.HParams(X_n=12, enc_n=(8,), Z_n=3, dec_n=(8,), epoch_n=1))
-    with ae.start_session(g) as sess:
-        ae.train(sess, g, ae.DataSets(part, part, part), tmp_path, loop=ae.feed_loop)
-        ae.write_test(sess, g, part, ae.evaluate(sess, g, part.images), tmp_path)
-    header, *rows = (tmp_path / "test" / "labels.tsv").read_text().splitlines()
-    assert header == ("image\terror" if labels is None else "label\terror")
-    expected = range(150) if labels is None else labels
-    assert [row.split("\t")[0] for row in rows] == [str(label) for label in expected]
-    (image,) = read(tmp_path / "validation").Images("reconstruction/X above G")
-    assert image_array(image).shape == (2 * 3, 10 * 4)
-
-
 # ---- In a browser --------------------------------------------------------------------------------
 
 TEXT = """

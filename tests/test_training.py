@@ -106,21 +106,6 @@ def test_weight_decay_shrinks_the_weights_after_adams_step():
         np.testing.assert_allclose(decayed[name], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("init", ["normal", "he", "glorot"])
-def test_the_initial_bias_of_G(init):
-    biases = []
-    for G_bias in (0.0, -2.0):
-        g = ae.build(dataclasses.replace(HP, init=init, G_bias=G_bias))
-        with g.X.graph.as_default(), ae.start_session(g) as sess:
-            variables = [v for v in tf.trainable_variables() if v.op.name.endswith("b")]
-            biases.append(sess.run(variables))
-    assert variables[-1].op.name == "G/b"
-    for i, (zero, minus_two) in enumerate(zip(*biases)):
-        shift = -2 if i == len(variables) - 1 else 0
-        np.testing.assert_allclose(minus_two, zero + shift, atol=1e-6)
-        assert np.all(zero == 0) == (init != "normal")
-
-
 def test_same_seed_same_bits():
     seven, again, eight = (
         train(ae.build(dataclasses.replace(HP, seed=seed)), loop=None)[1] for seed in (7, 7, 8)
