@@ -948,13 +948,18 @@ def fingerprint(g, data):
     functions = (function.signature.name for function in step.library.function)
     for name in sorted(functions, key=len, reverse=True):
         text = text.replace(name, "function")
-    images = 0
-    for part in (data.train, data.validation):
-        images = zlib.crc32(str(part.images.shape).encode(), images)
-        images = zlib.crc32(np.ascontiguousarray(part.images), images)
-    checksums = {"graph": zlib.crc32(text.encode()), "images": images}
+    checksums = {"graph": zlib.crc32(text.encode()), "images": images_checksum(data)}
     # Through JSON, so that it can be compared with what was read: tuples become lists.
     return json.loads(json.dumps(dataclasses.asdict(g.hp) | checksums))
+
+
+def images_checksum(data):
+    """Returns a checksum of the training and validation images."""
+    checksum = 0
+    for part in (data.train, data.validation):
+        checksum = zlib.crc32(str(part.images.shape).encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(part.images), checksum)
+    return checksum
 
 
 # ---- TensorBoard ---------------------------------------------------------------------------------

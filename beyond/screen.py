@@ -136,7 +136,7 @@ def write_scores(path, scores, flags, files):
 
 def main(args):
     """Scores PICTURES by how abnormal they are to the network in --logdir. Flags those whose score
-    exceeds that of 95% of its validation images. Pictures are made grey and fitted into the size of
+    exceeds that of 95% of its validation images, or of another share (--rate). Pictures are made grey and fitted into the size of
     the network's images."""
     if not 0 < args.rate < 1:
         raise ae.AutoEncoderError(f"--rate must be between 0 and 1, not {args.rate}")
@@ -164,7 +164,9 @@ def main(args):
         f"flagged (!): {flags.sum()} of {len(flags)}, with a score above {detector.threshold:.4g},"
     )
     n = data.validation.num_examples
-    print(f"which at most {args.rate:.3g} of the {n} validation images of {data.path} exceed")
+    print(
+        f"which at most {100 * args.rate:.3g}% of the {n} validation images of {data.path} exceed"
+    )
     if n < 10 / args.rate:
         print(
             f"{n} validation images are few for this threshold: look at the order, not at the flags"

@@ -102,8 +102,8 @@ def open_study(data, logdir, base, space):
     to_json = optuna.distributions.distribution_to_json
     searched = {name: to_json(distribution) for name, distribution in space.items()}
     # Not the path of the images, because they may be moved.
-    images = ae.fingerprint(ae.build(base), data)["images"]
-    settings = dataclasses.asdict(base) | searched | {"images": images}
+    images = {"images": ae.images_checksum(data)}
+    settings = dataclasses.asdict(base) | searched | images
     settings = json.loads(json.dumps(settings))
     earlier = study.user_attrs.get("settings", settings)
     if earlier != settings:

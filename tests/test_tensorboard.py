@@ -32,8 +32,7 @@ def run(tmp_path_factory):
         history = ae.train(sess, g, data, logdir)
         score = ae.evaluate(sess, g, data.test.images)
         ae.write_test(sess, g, data.test, score, logdir)
-        with g.X.graph.as_default():
-            weights = {f"weights/{w.op.name}": sess.run(w) for w in tf.trainable_variables()}
+        weights = {f"weights/{w.op.name}": sess.run(w) for w in tf.trainable_variables()}
         validation_Z, validation_G = sess.run([g.Z, g.G], {g.X: data.validation.images})
         test_Z, test_G = sess.run([g.Z, g.G], {g.X: data.test.images})
     return types.SimpleNamespace(**locals())

@@ -159,7 +159,7 @@ def test_recipe_tuned_is_better_after_an_epoch_than_the_tutorial_after_ten(mnist
     assert epoch.validation_loss < 394  # the best of six runs of the tutorial's code
 
 
-def test_on_a_terminal_the_loss_so_far_is_printed_over(monkeypatch):
+def test_on_a_terminal_the_loss_so_far_is_printed_over():
     terminal, other_end = os.openpty()
     with open(other_end, "w") as stdout, contextlib.redirect_stdout(stdout):
         history, _ = train(build())
