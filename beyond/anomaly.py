@@ -2,77 +2,131 @@
 
     python -m beyond.anomaly --help
 
-Measures in three experiments how well scores separate abnormal test images from normal ones.
-beyond.screen and beyond.export use its functions.
+Measures how well scores separate abnormal test images from normal ones. beyond.screen and
+beyond.export use its functions.
 
-| score          | description                                                                    |
+| score          | logarithm of                                                                   |
 |----------------|--------------------------------------------------------------------------------|
 | error          | E = sum of (G - X)^2 / 2, the loss of the image                                |
-| relative error | E / (1 + |X|^2), because an image with little ink has little error             |
-| distance       | d, the mean cosine distance of Z to the 5 nearest Z of normal images, because  |
-|                | an image can be reconstructed well from a Z that no normal image has           |
-| combined       | d times the fourth root of the relative error                                  |
+| reconstruction | W E / (1 + |X|^2), where W is the largest sum of (G - X)^2 in a window of 5 x 5|
+|                | pixels: an image with little ink has little error, and a defect is small       |
+| distance       | mean cosine distance of Z to the nearest Z of training images, because an      |
+|                | image can be reconstructed well from a Z that no normal image has              |
+| largest        | the larger of reconstruction and distance                                      |
 
-The 1 in the relative error is a single white pixel. It gives a black image a score. The cosine
-distance of two vectors is 1 minus the cosine of the angle between them.
+Each is in standard deviations of the validation images, which are normal: their mean is subtracted,
+and the difference is divided by their standard deviation. So an image is as abnormal as the more
+unusual of its reconstruction and its Z.
+
+| baseline           | score                                                                      |
+|--------------------|----------------------------------------------------------------------------|
+| PCA error          | squared error of PCA with as many components as the network has latents    |
+| cosine distance    | mean distance of the pixels to the 5 nearest training images               |
+| Euclidean distance | the same by another distance                                               |
+| isolation forest   | scikit-learn's IsolationForest of the pixels                               |
+
+The cosine distance of two vectors is 1 minus the cosine of the angle between them.
 """
 
+import collections
 import dataclasses
+import itertools
 import sys
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from sklearn.metrics import RocCurveDisplay, roc_auc_score
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.neighbors import NearestNeighbors
 
 import autoencoder as ae
-from beyond.common import (
-    check_labels,
-    encode_images,
-    format_table,
-    in_batches,
-    train_with_bar,
-)
+from beyond.common import check_labels, encode_images, format_table, in_batches, train_with_bar
 
 tf = ae.tf
-SCORE = "combined"  # chosen on validation images
+SCORES = ("error", "reconstruction", "distance", "largest")
+SCORE = "largest"  # what screen and export use; chosen on validation images
+NEIGHBOURS = 5
+NEIGHBOUR_IMAGES = 10000  # the training images among which neighbours are looked for
+WINDOW = 5
+
+
+# ---- Scores of a network -------------------------------------------------------------------------
 
 
 class Detector(NamedTuple):
     scores: dict  # {name of a score: tensor (batch,)}, in the graph of the network
-    threshold: float  # an image whose SCORE is greater is abnormal
+    score: str  # the name of the one that decides
+    threshold: float  # an image is abnormal unless its score is at most this
 
 
-def make_detector(sess, g, data, rate=0.05):
+def make_detector(sess, g, data, score=SCORE, rate=0.05):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
     in the session was trained. At most `rate` of the validation images are above its threshold."""
-    scores = add_scores(sess, g, data.train.images)
-    normal = score_images(sess, g, scores, data.validation.images)[SCORE]
-    # The smallest score that at most `rate` exceed.
-    threshold = np.quantile(normal, 1 - rate, method="inverted_cdf")
-    return Detector(scores, float(threshold))
+    scores = add_scores(sess, g, data)
+    normal = score_images(sess, g, scores, data.validation.images)[score]
+    # The smallest score that at most `rate` exceed, and more than rounding changes.
+    threshold = np.quantile(normal, 1 - rate, method="inverted_cdf") + 0.001
+    return Detector(scores, score, float(threshold))
 
 
-def add_scores(sess, g, normal_images, k=5):
+def add_scores(sess, g, data):
     """Adds the scores of the images in g.X to the graph. Returns {name: tensor (batch,)}.
 
-    normal_images: (n, X_n). The Z of the first 10,000 become a constant of the graph.
+    data: DataSets of normal images. The Z of the first 10,000 training images become a constant of
+    the graph.
     """
-    codes = encode_images(sess, g, normal_images[:10000])
-    k = min(k, len(codes))
+    # Copies of an image would be neighbours of each other, at distance 0.
+    different_images = np.unique(data.train.images[:NEIGHBOUR_IMAGES], axis=0)
+    codes = encode_images(sess, g, different_images)
     with g.X.graph.as_default(), tf.name_scope("scores"):
-        error = tf.reduce_sum((g.G - g.X) ** 2, axis=1) / 2
+        squares = (g.G - g.X) ** 2
+        error = tf.reduce_sum(squares, axis=1) / 2
+        # The 1 is a white pixel. It gives a black image a score.
         relative_error = error / (1 + tf.reduce_sum(g.X**2, axis=1))
-        unit_Z = tf.math.l2_normalize(g.Z, axis=1)
-        unit_codes = tf.math.l2_normalize(tf.constant(codes), axis=1)
-        cosines = tf.matmul(unit_Z, unit_codes, transpose_b=True)
-        distance = 1 - tf.reduce_mean(tf.math.top_k(cosines, k).values, axis=1)
-        return {
-            "error": error,
-            "relative error": relative_error,
-            "distance": distance,
-            SCORE: relative_error**0.25 * distance,
+        log_reconstruction = log(relative_error) + log(largest_in_window(squares))
+        logs = {
+            "error": log(error),
+            "reconstruction": log_reconstruction,
+            "distance": log(distance_to_neighbours(g.Z, codes)),
         }
+        of_normal = score_images(sess, g, logs, data.validation.images)
+        scores = {}
+        for name, tensor in logs.items():
+            mean = of_normal[name].mean()
+            # Images that are all alike differ by rounding alone.
+            sd = max(of_normal[name].std(), 0.05)
+            scores[name] = (tensor - mean) / sd
+        scores["largest"] = tf.maximum(scores["reconstruction"], scores["distance"])
+        return scores
+
+
+def log(tensor):
+    """Returns the logarithm. What is added is small, but more than rounding."""
+    return tf.log(tensor + 1e-4)
+
+
+def largest_in_window(squares):
+    """Returns the largest sum of squared errors (batch, X_n) in a square of WINDOW pixels: (batch,)."""
+    height, width = ae.as_2d(np.empty(squares.shape[1])).shape
+    size = [min(WINDOW, height), min(WINDOW, width)]
+    images = tf.reshape(squares, [-1, height, width, 1])
+    means = tf.nn.avg_pool2d(images, size, strides=1, padding="VALID")
+    return size[0] * size[1] * tf.reduce_max(means, axis=[1, 2, 3])
+
+
+def distance_to_neighbours(Z, codes):
+    """Returns the mean cosine distance of Z (batch, Z_n) to the nearest of codes (n, Z_n): (batch,).
+
+    The nearest one of all is left out, unless it is the only one, because that of a training image is
+    the image itself.
+    """
+    unit_Z = tf.math.l2_normalize(Z, axis=1)
+    unit_codes = tf.math.l2_normalize(tf.constant(codes), axis=1)
+    cosines = tf.matmul(unit_Z, unit_codes, transpose_b=True)
+    nearest = tf.math.top_k(cosines, min(1 + NEIGHBOURS, len(codes))).values
+    start = min(1, len(codes) - 1)
+    return 1 - tf.reduce_mean(nearest[:, start:], axis=1)
 
 
 def score_images(sess, g, scores, images):
@@ -82,60 +136,121 @@ def score_images(sess, g, scores, images):
 
 
 def detect(sess, g, images, detector):
-    """Returns SCORE of images (n, X_n), and whether each is abnormal: scores (n,), flags (n,)."""
-    scores = score_images(sess, g, detector.scores, images)[SCORE]
-    return scores, scores > detector.threshold
+    """Scores images (n, X_n) by a Detector. Returns {name: (n,)}, and whether each is abnormal: (n,)."""
+    scores = score_images(sess, g, detector.scores, images)
+    is_normal = scores[detector.score] <= detector.threshold  # False if the image has a NaN
+    return scores, ~is_normal
 
 
-# ---- Experiments ---------------------------------------------------------------------------------
-
-EXPERIMENTS = ("one-normal", "one-abnormal", "no-digits")
+# ---- Baselines -----------------------------------------------------------------------------------
 
 
-def experiment_scores(experiment, data, hp):
-    """Trains on the normal images of each case of an experiment, and scores the test images. Yields
-    the name of the case and {name of a score: (scores of normal images, of abnormal images)}."""
-    for train, test, others in cases(experiment, data):
-        g = ae.build(dataclasses.replace(hp, train_n=train.num_examples))
-        with ae.start_session(g) as sess:
-            train_with_bar(sess, g, data._replace(train=train))
-            scores = add_scores(sess, g, train.images)
-            normal = score_images(sess, g, scores, test)
-            for case, images in others.items():
-                abnormal = score_images(sess, g, scores, images)
-                yield case, {name: (normal[name], abnormal[name]) for name in scores}
+def make_baselines(train_images, components):
+    """Fits what one would try without a network to training images (n, X_n). Returns
+    {name: function of images (m, X_n) that returns their scores (m,)}.
+
+    components: of PCA.
+    """
+    pca = PCA(min(components, *train_images.shape), random_state=0).fit(train_images)
+    cosine = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine", algorithm="brute")
+    cosine.fit(train_images[:NEIGHBOUR_IMAGES])
+    euclidean = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
+    euclidean.fit(train_images[:NEIGHBOUR_IMAGES])
+
+    def pca_error(images):
+        G = pca.inverse_transform(pca.transform(images))
+        return np.square(np.clip(G, 0, 1) - images).sum(axis=1)  # clipped, as the network's G is
+
+    return {
+        "PCA error": pca_error,
+        "cosine distance": lambda images: cosine.kneighbors(images)[0].mean(axis=1),
+        "Euclidean distance": lambda images: euclidean.kneighbors(images)[0].mean(axis=1),
+    }
+
+
+# ---- Abnormal images -----------------------------------------------------------------------------
+
+EXPERIMENTS = ("one-normal", "one-abnormal", "defects", "no-digits")
+
+
+class Case(NamedTuple):
+    name: str
+    data: ae.DataSets  # of normal images
+    abnormal: dict[str, np.ndarray]  # {kind: (m, X_n)}: other test images, or what is made of them
 
 
 def cases(experiment, data):
-    """Yields normal training images (a DataSet), normal test images (n, X_n), and abnormal ones, as
-    {name: (m, X_n)}. For each label, its images are normal and all others abnormal, or the reverse;
-    or all digits are normal, and what no_digits makes of the test images is abnormal.
+    """Yields the Cases of an experiment.
 
-    Raises AutoEncoderError if a label is missing in the training or in the test images, or if there
-    is only one.
+    one-normal: for each label, its images are normal, and all others abnormal; one-abnormal: the
+    reverse; in both, normal test images with a defect are abnormal as well. defects, no-digits: all
+    images are normal, and what `defects` or `no_digits` makes of the test images is abnormal.
+    Raises AutoEncoderError if a part of the data lacks a label, or if there is only one.
     """
+    if experiment == "defects":
+        yield Case("all labels", data, defects(data.test.images))
+        return
     if experiment == "no-digits":
-        yield data.train, data.test.images, no_digits(data.test.images)
+        yield Case("all labels", data, no_digits(data.test.images))
         return
     check_labels(data)
+    parts = [data.train, data.validation, data.test]
     labels = np.unique(data.train.labels)
-    if not np.array_equal(labels, np.unique(data.test.labels)):
-        raise ae.AutoEncoderError("training and test images do not have the same labels")
+    if not all(np.array_equal(labels, np.unique(part.labels)) for part in parts):
+        raise ae.AutoEncoderError("training, validation and test images differ in their labels")
     if len(labels) == 1:
         raise ae.AutoEncoderError(f"all images have the label {labels[0]}: two are needed")
     for label in labels:
-        train_is_normal = data.train.labels == label
-        test_is_normal = data.test.labels == label
-        if experiment == "one-abnormal":
-            train_is_normal = ~train_is_normal
-            test_is_normal = ~test_is_normal
-        train = data.train.subset(train_is_normal)
-        abnormal = {f"label {label}": data.test.images[~test_is_normal]}
-        yield train, data.test.images[test_is_normal], abnormal
+        normal_parts = []
+        for part in parts:
+            is_normal = (part.labels == label) == (experiment == "one-normal")
+            normal_parts.append(part.subset(is_normal))
+        normal = ae.DataSets(*normal_parts, data.path)
+        other_labels = data.test.images[~is_normal]  # of the last part
+        abnormal = {"other labels": other_labels} | defects(normal.test.images)
+        yield Case(f"label {label}", normal, abnormal)
+
+
+def defects(images):
+    """Returns images (n, X_n) with a defect at a random place: {kind: (n, X_n)}.
+
+    inverted patch, hole: 5 x 5 pixels around a pixel of the ink are inverted, or black. spot: 4 x 4
+    pixels are white. line: 16 pixels in a row, a column or a diagonal are white.
+    """
+    rng = np.random.default_rng(0)
+    originals = ae.as_2d(images)
+    kinds = {kind: originals.copy() for kind in ("inverted patch", "hole", "spot", "line")}
+    for i, image in enumerate(originals):
+        ink = np.argwhere(image >= image.max() / 2)
+        patch = square(image, rng.choice(ink), 5)
+        kinds["inverted patch"][i][patch] = 1 - image[patch]
+        kinds["hole"][i][square(image, rng.choice(ink), 5)] = 0
+        kinds["spot"][i][square(image, rng.integers(image.shape), 4)] = 1
+        kinds["line"][i][line(image, 16, rng)] = 1
+    return {kind: damaged.reshape(images.shape) for kind, damaged in kinds.items()}
+
+
+def square(image, middle, size):
+    """Returns the indices of a square of an image, around a pixel, or beside it at an edge."""
+    last_start = np.maximum(np.array(image.shape) - size, 0)
+    top, left = np.clip(middle - size // 2, 0, last_start)
+    return slice(top, top + size), slice(left, left + size)
+
+
+def line(image, length, rng):
+    """Returns the indices of a line of an image, in one of four directions."""
+    height, width = image.shape
+    steps = np.arange(min(length, height, width))
+    down, right = ((0, 1), (1, 0), (1, 1), (1, -1))[rng.integers(4)]
+    rows = down * steps
+    columns = right * steps
+    rows += rng.integers(height - np.ptp(rows))
+    columns += rng.integers(width - np.ptp(columns)) - columns.min()
+    return rows, columns
 
 
 def no_digits(images):
-    """Returns images unlike the given ones (n, X_n): {name: (m, X_n)}."""
+    """Returns images unlike the given ones (n, X_n): {kind: (m, X_n)}."""
     n, X_n = images.shape
     greys = np.linspace(0, 1, 256, dtype=np.float32)
     turned = np.rot90(ae.as_2d(images), axes=(1, 2))
@@ -147,67 +262,103 @@ def no_digits(images):
     }
 
 
-def truth_and_scores(normal, abnormal):
-    """Returns what scikit-learn's functions take: 0 for normal images and 1 for abnormal ones, and
-    the scores of both, each (n + m,)."""
-    truth = np.repeat([0, 1], [len(normal), len(abnormal)])
-    return truth, np.concatenate([normal, abnormal])
+# ---- Experiments ---------------------------------------------------------------------------------
+
+MEASURES = {"AUROC": roc_auc_score, "average precision": average_precision_score}
 
 
-def plot_roc(scores_by_case):
-    """Draws ROC curves, a panel for each score. Returns a Figure.
+def score_case(case, hps):
+    """Scores the test images of a Case by everything that is trained on its normal images. Yields for
+    each HParams {kind, or "normal": {name of a score: (m,)}}."""
+    images = {"normal": case.data.test.images} | case.abnormal
+    train_images = case.data.train.images
+    baselines = make_baselines(train_images, hps[0].Z_n)
+    without_seed = {
+        kind: {name: score(X) for name, score in baselines.items()} for kind, X in images.items()
+    }
+    for hp in hps:
+        forest = IsolationForest(random_state=hp.seed).fit(train_images)
+        g = ae.build(dataclasses.replace(hp, train_n=len(train_images)))
+        with ae.start_session(g) as sess:
+            train_with_bar(sess, g, case.data)
+            scores = add_scores(sess, g, case.data)
+            found = {}
+            for kind, X in images.items():
+                by_forest = {"isolation forest": -forest.score_samples(X)}
+                found[kind] = score_images(sess, g, scores, X) | without_seed[kind] | by_forest
+            yield found
 
-    scores_by_case: {case: scores as experiment_scores yields them}
+
+def separation(measure, normal, abnormal):
+    """Returns a measure of MEASURES for the scores of normal and of abnormal images, (n,) and (m,)."""
+    is_abnormal = np.repeat([0, 1], [len(normal), len(abnormal)])
+    return measure(is_abnormal, np.concatenate([normal, abnormal]))
+
+
+def mean_table(values, names, kinds):
+    """Returns a table as text, of means over the cases, ± the standard deviation over the seeds.
+
+    values: {(name of a score, kind): (cases, seeds)}
     """
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    names = next(iter(scores_by_case.values()))
-    for axes, name in zip(figure.subplots(2, 2).flat, names):
-        for case, scores in scores_by_case.items():
-            truth, values = truth_and_scores(*scores[name])
-            RocCurveDisplay.from_predictions(truth, values, name=case, ax=axes)
-        axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="auto")
-        axes.set_title(name)
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
-    return figure
+    table = [["score", *kinds, "worst"]]
+    for name in names:
+        row = [name]
+        means = []
+        for kind in kinds:
+            by_seed = values[name, kind].mean(axis=0)
+            means.append(by_seed.mean())
+            # A baseline without a seed has no standard deviation.
+            sd = f" ± {by_seed.std(ddof=1):.3f}" if np.ptp(by_seed) > 0 else ""
+            row.append(f"{means[-1]:.3f}{sd}")
+        table.append([*row, f"{min(means):.3f}"])
+    return format_table(*table)
 
 
 def main(args):
-    """Trains on normal images alone, and measures by the area under the ROC curve (AUROC) how well
-    each score separates abnormal test images from normal ones: 1 if every abnormal image has a
-    greater score than every normal one, 0.5 by chance. Normal is one label (one-normal), all labels
-    except one (one-abnormal), or all digits (no-digits)."""
+    """Trains on normal images alone, and measures how well the scores of the network, and those of four
+    baselines, separate abnormal test images from normal ones: by the area under the ROC curve (AUROC),
+    which is 1 if every abnormal image has a greater score than every normal one, and 0.5 by chance; and
+    by average precision."""
     data = ae.read_data_sets(args.data_dir)
     base = ae.hparams_from_args(args, data)
+    hps = [dataclasses.replace(base, seed=seed) for seed in args.seeds]
     print(f"device: {ae.device()}")
-    areas, curves = {}, {}
-    for seed in args.seeds:
-        hp = dataclasses.replace(base, seed=seed)
-        for case, scores in experiment_scores(args.experiment, data, hp):
-            names = list(scores)
-            found = [roc_auc_score(*truth_and_scores(*pair)) for pair in scores.values()]
-            areas.setdefault(case, []).append(found)
-            curves.setdefault(case, scores)
-            columns = ", ".join(f"{name} {area:.4f}" for name, area in zip(names, found))
-            print(f"seed {seed}, {case}: {columns}", flush=True)
-    mean_areas = np.mean(list(areas.values()), axis=1)
-    rows = [[case, *map("{:.3f}".format, row)] for case, row in zip(areas, mean_areas)]
-    last_row = ["mean AUROC", *map("{:.4f}".format, mean_areas.mean(axis=0))]
-    print(format_table([args.experiment, *names], *rows, last_row))
-    args.logdir.mkdir(parents=True, exist_ok=True)
-    path = args.logdir / f"{args.experiment}.png"
-    plot_roc(curves).savefig(path, dpi=100)
-    print(f"ROC curves, of the first seed: {path}")
+    found = {measure: collections.defaultdict(list) for measure in MEASURES}
+    labels = []
+    for case in cases(args.experiment, data):
+        labels.append(case.name)
+        for hp, scores in zip(hps, score_case(case, hps)):
+            names = list(scores["normal"])
+            for measure, function in MEASURES.items():
+                for name, kind in itertools.product(names, case.abnormal):
+                    value = separation(function, scores["normal"][name], scores[kind][name])
+                    found[measure][name, kind].append(value)
+            areas = [f"{kind} {found['AUROC'][SCORE, kind][-1]:.4f}" for kind in case.abnormal]
+            print(f"{case.name}, seed {hp.seed}, AUROC by {SCORE}: {', '.join(areas)}", flush=True)
+    for measure, lists in found.items():
+        values = {key: np.reshape(row, (len(labels), len(hps))) for key, row in lists.items()}
+        print(f"\n{args.experiment}: {measure}\n{mean_table(values, names, case.abnormal)}")
+        if len(labels) > 1:
+            columns = [values[name, "other labels"].mean(axis=1) for name in names]
+            rows = [
+                (label, *map("{:.3f}".format, row)) for label, row in zip(labels, zip(*columns))
+            ]
+            print(f"\n{measure} of other labels\n{format_table(['', *names], *rows)}")
 
 
 if __name__ == "__main__":
     example = "python -m beyond.anomaly --recipe tuned --seed 0 1 2"
-    parser = ae.Parser("python -m beyond.anomaly", main.__doc__, "logs/anomaly", example=example)
-    help = "one-normal (the default), one-abnormal or no-digits"
+    parser = ae.Parser("python -m beyond.anomaly", main.__doc__, example=example)
+    help = "folder of IDX files, or .npz (default: MNIST_data)"
+    parser.add_argument(
+        "--data_dir", type=ae.user_path, default=ae.DATA_DIR, metavar="PATH", help=help
+    )
+    help = f"{', '.join(EXPERIMENTS[:-1])} or {EXPERIMENTS[-1]} (default: one-normal)"
     parser.add_argument(
         "--experiment", choices=EXPERIMENTS, default="one-normal", metavar="NAME", help=help
     )
     ae.add_hparams(parser)
-    help = "a network for each; the mean is printed (default: 0)"
+    help = "a network for each (default: 0)"
     parser.add_argument(
         "--seed", dest="seeds", type=int, nargs="+", default=[0], metavar="N", help=help
     )

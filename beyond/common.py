@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +26,8 @@ def load_run(logdir, data_dir=None):
         raise ae.AutoEncoderError(
             f"{logdir} was trained on arrays: pass them as a .npz, --data_dir"
         )
+    if not Path(data_dir).exists():
+        raise ae.AutoEncoderError(f"{data_dir} is not there: pass the data of {logdir}, --data_dir")
     data = ae.read_data_sets(data_dir)
     g = ae.build(hp)
     with ae.start_session(g) as sess:

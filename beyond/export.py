@@ -7,7 +7,13 @@
 | encode      | images (n, X_n), float32, 0 to 1 | Z (n, Z_n)                                           |
 | decode      | Z (n, Z_n), float32              | G (n, X_n)                                           |
 | reconstruct | images                           | G (n, X_n); error (n,), half the squared error       |
-| detect      | images                           | score (n,), float32; flag (n,), bool: beyond.anomaly |
+| detect      | images                           | score (n,), in standard deviations of the validation |
+|             |                                  | images; flag (n,), bool: whether it is above         |
+|             |                                  | threshold (); see beyond.anomaly                     |
+
+TensorFlow Serving calls detect if no signature is named. A picture for this network is grey, fitted
+into the square of the training images by an antialiasing filter such as Pillow's LANCZOS, with black
+around it, bright on dark if theirs are, and divided by 255: beyond.pictures.read_picture.
 """
 
 import sys
@@ -15,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 import autoencoder as ae
-from beyond.anomaly import SCORE, make_detector
+from beyond.anomaly import make_detector
 from beyond.common import load_run
 
 tf = ae.tf
@@ -28,7 +34,7 @@ def export(sess, g, folder, detector):
     Weights stay variables: for constants, TensorFlow has other kernels, which round differently.
     Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.
     """
-    outputs = [g.Z, g.G, detector.scores["error"], detector.scores[SCORE]]
+    outputs = [g.Z, g.G, detector.scores[detector.score]]
     forward = ae.subgraph(g, *(tensor.op for tensor in outputs))
     needed = {f"{node.name}:0" for node in forward.node}
     with g.X.graph.as_default():
@@ -43,15 +49,19 @@ def export(sess, g, folder, detector):
         }
         inputs = {name: variable.handle for name, variable in variables.items()}
         names = [g.X.name, *(tensor.name for tensor in outputs)]
-        X, Z, G, error, score = tf.import_graph_def(forward, inputs, names, name="")
+        X, Z, G, score = tf.import_graph_def(forward, inputs, names, name="")
+        error = tf.reduce_sum((G - X) ** 2, axis=1) / 2
+        threshold = tf.constant(detector.threshold)
+        flag = tf.logical_not(score <= threshold)  # also if the image has a NaN
         images = {"images": X}
-        flag = score > detector.threshold
+        detected = {"score": score, "flag": flag, "threshold": threshold}
         signature = tf.saved_model.predict_signature_def
         signatures = {
             "encode": signature(images, {"Z": Z}),
             "decode": signature({"Z": Z}, {"G": G}),
             "reconstruct": signature(images, {"G": G, "error": error}),
-            "detect": signature(images, {"score": score, "flag": flag}),
+            "detect": signature(images, detected),
+            tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature(images, detected),
         }
         with tf.Session(config=ae.session_config()) as export_sess:
             for name, variable in variables.items():

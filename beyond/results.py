@@ -156,8 +156,9 @@ def photographs():
             pictures = read_pictures(Path(folder), 28, **flags)
             images[f"as photographs, {name}"] = as_images(pictures.images)
         for name, X in images.items():
-            scores, flagged = detect(sess, g, X, detector)
-            print(f"| {name} | {flagged.mean():.1%} | {np.median(scores):.2g} |")
+            all_scores, flagged = detect(sess, g, X, detector)
+            scores = all_scores[detector.score]
+            print(f"| {name} | {flagged.mean():.1%} | {np.median(scores):.1f} |")
         figure = plot_screened(sess, g, X, scores, flagged, pictures.files)
         figure.savefig(ROOT / ".readme" / "screened.png", dpi=100)  # of the last, with both flags
 

@@ -2,7 +2,7 @@
 
     python -m beyond.screen PICTURES [--logdir logs/AutoEncoder] [--invert] [--center]
 
-Writes screened.png and scores.csv (index, score, flag, file) into LOGDIR/screened. If the pictures
+Writes screened.png and scores.csv (index, scores, flag, file) into LOGDIR/screened. If the pictures
 are in subfolders, prints how abnormal those of each subfolder are.
 """
 
@@ -16,19 +16,37 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import autoencoder as ae
-from beyond.anomaly import detect, make_detector
+from beyond.anomaly import SCORE, SCORES, detect, make_detector
 from beyond.common import format_table, load_run
 from beyond.pictures import add_picture_flags, as_images, read_pictures
 
 ARRAYS = (".npy", ".npz", ".gz", "idx3-ubyte")  # ends of the names of files that hold an array
-HEADER = ("index", "score", "flag", "file")
 NORMAL_FOLDERS = ("good", "normal", "ok")
 
 
-def read_images(path, X_n, invert, center):
+def flags_of_run(path, invert, center):
+    """Returns whether beyond.pictures made the training images in `path` with --invert and --center, so
+    that new pictures are made likewise; or, of other training images, the flags.
+
+    Raises AutoEncoderError if a flag is given that was not given to beyond.pictures.
+    """
+    if path.suffix != ".npz":
+        return invert, center
+    flags = {"invert": invert, "center": center}
+    with np.load(path) as arrays:
+        for name, given in flags.items():
+            if name in arrays:
+                flags[name] = bool(arrays[name])
+                if given and not flags[name]:
+                    raise ae.AutoEncoderError(f"{path} was made without --{name}")
+    return tuple(flags.values())
+
+
+def read_images(path, X_n, training_path, invert, center):
     """Reads pictures, or an array of images, for a network of X_n pixels.
 
     path: a picture, a folder of pictures, or a .npy, .npz of one array or IDX file.
+    training_path, invert, center: see flags_of_run.
     Returns images (n, X_n), and their files (n,), which are "" for an array.
     Raises AutoEncoderError if they do not fit the network.
     """
@@ -39,6 +57,7 @@ def read_images(path, X_n, invert, center):
         if images.shape[1] != X_n:
             raise ae.AutoEncoderError(f"{path} has images of {images.shape[1]} pixels, not {X_n}")
         return images, [""] * len(images)
+    invert, center = flags_of_run(training_path, invert, center)
     size = math.isqrt(X_n)
     if size**2 != X_n:
         raise ae.AutoEncoderError(f"the network's images are not square: they have {X_n} pixels")
@@ -85,7 +104,7 @@ def plot_screened(sess, g, images, scores, flags, files, count=10):
             # What fits above an image. A name may have bytes that are no characters.
             name = str(files[i])[-12:].encode(errors="replace").decode() or i
             mark = " !" if flags[i] else ""
-            title = axes.set_title(f"{name}\n{scores[i]:.3g}{mark}", fontsize="x-small")
+            title = axes.set_title(f"{name}\n{scores[i]:.1f}{mark}", fontsize="x-small")
             title.set_parse_math(False)  # a $ in a name is no formula
     for axes in figure.axes:
         for image in axes.images:
@@ -117,7 +136,7 @@ def folder_table(scores, flags, files):
                 folder,
                 rows.sum(),
                 f"{flags[rows].mean():.1%}",
-                f"{np.median(scores[rows]):.3g}",
+                f"{np.median(scores[rows]):.2f}",
                 area,
             )
         )
@@ -125,52 +144,56 @@ def folder_table(scores, flags, files):
 
 
 def write_scores(path, scores, flags, files):
-    """Writes the columns of HEADER as a CSV file in UTF-8."""
+    """Writes index, scores, flag and file of each picture as a CSV file in UTF-8.
+
+    scores: {name: (n,)}; flags, files: (n,)
+    """
     # The name of a file may have bytes that are no characters.
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER)
-        for i in range(len(scores)):
-            writer.writerow([i, f"{scores[i]:.6g}", int(flags[i]), files[i]])
+        writer.writerow(["index", *scores, "flag", "file"])
+        for i, row in enumerate(zip(*scores.values())):
+            writer.writerow([i, *map("{:.4f}".format, row), int(flags[i]), files[i]])
 
 
 def main(args):
-    """Scores PICTURES by how abnormal they are to the network in --logdir. Flags those whose score
-    exceeds that of 95% of its validation images, or of another share (--rate). Pictures are made grey and fitted into the size of
-    the network's images."""
+    """Scores PICTURES by how abnormal they are to the network in --logdir, in standard deviations of its
+    validation images. Flags those whose score exceeds that of 95% of these, or of another share
+    (--rate). Pictures are made grey and fitted into the size of the network's images."""
     if not 0 < args.rate < 1:
         raise ae.AutoEncoderError(f"--rate must be between 0 and 1, not {args.rate}")
     if args.show < 1:
         raise ae.AutoEncoderError(f"--show must be at least 1, not {args.show}")
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
-        images, files = read_images(args.pictures, g.hp.X_n, args.invert, args.center)
         folder = args.output or args.logdir / "screened"
         folder.mkdir(parents=True, exist_ok=True)
-        detector = make_detector(sess, g, data, args.rate)
-        scores, flags = detect(sess, g, images, detector)
+        flags = args.invert, args.center
+        images, files = read_images(args.pictures, g.hp.X_n, data.path, *flags)
+        detector = make_detector(sess, g, data, args.score, args.rate)
+        all_scores, flags = detect(sess, g, images, detector)
+        scores = all_scores[args.score]
         figure = plot_screened(sess, g, images, scores, flags, files, args.show)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks, as kanji
         figure.savefig(folder / "screened.png", dpi=100)
-    write_scores(folder / "scores.csv", scores, flags, files)
-    table = [HEADER]
+    write_scores(folder / "scores.csv", all_scores, flags, files)
+    table = [("index", *SCORES, "flag", "file")]
     for i in np.argsort(-scores, kind="stable")[: args.show]:
-        table.append([i, f"{scores[i]:.4g}", "!" if flags[i] else "", files[i]])
+        columns = [f"{all_scores[name][i]:.1f}" for name in SCORES]
+        table.append([i, *columns, "!" if flags[i] else "", files[i]])
     print(format_table(*table))
     by_folder = folder_table(scores, flags, files)
     if by_folder:
         print(by_folder)
-    print(
-        f"flagged (!): {flags.sum()} of {len(flags)}, with a score above {detector.threshold:.4g},"
-    )
     n = data.validation.num_examples
+    print(
+        f"flagged (!): {flags.sum()} of {len(flags)}, by {args.score} above {detector.threshold:.4g},"
+    )
     print(
         f"which at most {100 * args.rate:.3g}% of the {n} validation images of {data.path} exceed"
     )
     if n < 10 / args.rate:
-        print(
-            f"{n} validation images are few for this threshold: look at the order, not at the flags"
-        )
+        print(f"{n} validation images are few: look at the order of the scores, not at the flags")
     print(f"picture and scores: screened.png and scores.csv in {folder}")
 
 
@@ -186,6 +209,8 @@ if __name__ == "__main__":
     parser.add_argument("pictures", type=ae.user_path, metavar="PICTURES", help=help)
     help = "share of the validation images above the threshold (default: %(default)s)"
     parser.add_argument("--rate", type=float, default=0.05, metavar="REAL", help=help)
+    help = f"{', '.join(SCORES)}: see beyond.anomaly (default: %(default)s)"
+    parser.add_argument("--score", choices=SCORES, default=SCORE, metavar="NAME", help=help)
     help = "how many pictures to show in a row (default: %(default)s)"
     parser.add_argument("--show", type=int, default=10, metavar="N", help=help)
     help = "folder to write (default: screened, in the folder of the run)"

@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import NearestNeighbors
 
 import autoencoder as ae
 from beyond import anomaly
@@ -13,18 +12,21 @@ from beyond.common import load_run
 from conftest import SMALL, typed
 
 
-def scores_by_numpy(sess, g, X, normal):
-    """The four scores of images X, by formula. normal: the images whose Z are normal."""
+def logs_by_numpy(sess, g, X, normal):
+    """The logarithms of the scores of images X of 4 x 4 pixels, by formula. normal: training images."""
     Z, G, codes = sess.run(g.Z, {g.X: X}), sess.run(g.G, {g.X: X}), sess.run(g.Z, {g.X: normal})
-    error = ((G.astype(np.float64) - X) ** 2).sum(axis=1) / 2
-    relative_error = error / (1 + (X.astype(np.float64) ** 2).sum(axis=1))
-    neighbors = NearestNeighbors(n_neighbors=5, metric="cosine").fit(codes.astype(np.float64))
-    distance = neighbors.kneighbors(Z.astype(np.float64))[0].mean(axis=1)
+    squares = (G.astype(np.float64) - X) ** 2
+    error = squares.sum(axis=1) / 2
+    ink = (X.astype(np.float64) ** 2).sum(axis=1)
+    window = squares.sum(axis=1)  # 4 x 4 pixels are less than a window of 5 x 5
+    lengths = np.linalg.norm(np.float64(Z), axis=1)[:, None] * np.linalg.norm(codes, axis=1)
+    cosines = Z @ np.float64(codes).T / lengths
+    distance = 1 - np.sort(cosines, axis=1)[:, -6:-1].mean(axis=1)
+    floor = 1e-4
     return {
-        "error": error,
-        "relative error": relative_error,
-        "distance": distance,
-        "combined": relative_error**0.25 * distance,
+        "error": np.log(error + floor),
+        "reconstruction": np.log(error / (1 + ink) + floor) + np.log(window + floor),
+        "distance": np.log(distance + floor),
     }
 
 
@@ -34,64 +36,115 @@ def test_scores_threshold_and_flags(model):
         X = np.tile(data.test.images, (11, 1))  # 1,100: two batches
         X[0] = 0  # a black image has no ink to be relative to
         detector = anomaly.make_detector(sess, g, data)
-        found = anomaly.score_images(sess, g, detector.scores, X)
         scores, flags = anomaly.detect(sess, g, X, detector)
-        expected = scores_by_numpy(sess, g, X, normal)
-        of_validation = scores_by_numpy(sess, g, data.validation.images, normal)
-    assert list(found) == list(expected)
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-6)
-    assert np.array_equal(scores, found[anomaly.SCORE])
+        logs = logs_by_numpy(sess, g, X, normal)
+        of_validation = logs_by_numpy(sess, g, data.validation.images, normal)
+        _, unknown = anomaly.detect(sess, g, np.full((1, 16), np.nan, np.float32), detector)
+    expected = {}
+    for name, values in logs.items():
+        mean, sd = of_validation[name].mean(), of_validation[name].std()
+        expected[name] = (values - mean) / sd
+        of_validation[name] = (of_validation[name] - mean) / sd
+        np.testing.assert_allclose(scores[name], expected[name], rtol=1e-3, atol=1e-3)
+    largest = np.maximum(expected["reconstruction"], expected["distance"])
+    np.testing.assert_allclose(scores["largest"], largest, rtol=1e-3, atol=1e-3)
     # Of 27 validation images, 1 is less than 5%, and 2 are more.
-    threshold = np.sort(of_validation[anomaly.SCORE])[-2]
-    assert detector.threshold == pytest.approx(threshold, rel=1e-4)
-    assert np.array_equal(flags, scores > detector.threshold)
+    of_validation = np.maximum(of_validation["reconstruction"], of_validation["distance"])
+    assert detector.threshold == pytest.approx(np.sort(of_validation)[-2], abs=3e-3)
+    assert np.array_equal(flags, scores["largest"] > detector.threshold)
     assert 0 < flags.sum() < len(flags)
+    assert unknown.all()
+
+
+def test_the_window_with_the_largest_error_by_hand():
+    squares = np.random.RandomState(0).rand(3, 64).astype(np.float32)
+    expected = np.zeros(3)
+    for i, image in enumerate(squares.reshape(3, 8, 8)):
+        for y in range(4):
+            for x in range(4):
+                expected[i] = max(expected[i], image[y : y + 5, x : x + 5].sum())
+    with ae.tf.Graph().as_default(), ae.tf.Session() as sess:
+        found = sess.run(anomaly.largest_in_window(ae.tf.constant(squares)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("X", [np.ones((60, 16)), np.tile(np.linspace(0, 1, 16), (60, 1))])
+def test_images_that_are_all_alike_are_normal(small_hp, X):
+    part = ae.DataSet(X.astype(np.float32))
+    g = ae.build(small_hp)
+    with ae.start_session(g) as sess:
+        detector = anomaly.make_detector(sess, g, ae.DataSets(part, part, part))
+        scores, flags = anomaly.detect(sess, g, np.float32(X), detector)
+        other = np.random.default_rng(0).random((9, 16), np.float32)
+        _, of_others = anomaly.detect(sess, g, other, detector)
+    assert not flags.any()
+    assert of_others.any()
+
+
+def test_defects_change_what_they_say():
+    images = np.random.RandomState(0).uniform(0.1, 0.9, (200, 784)).astype(np.float32)
+    sizes = {"inverted patch": 25, "hole": 25, "spot": 16, "line": 16}
+    found = anomaly.defects(images)
+    assert list(found) == list(sizes)
+    for kind, damaged in found.items():
+        changed = damaged != images
+        assert np.array_equal(changed.sum(axis=1), np.full(200, sizes[kind]))
+        new = {"inverted patch": 1 - images, "hole": np.zeros(1), "spot": np.ones(1)}
+        expected = np.broadcast_to(new.get(kind, np.ones(1)), images.shape)
+        np.testing.assert_array_equal(damaged[changed], expected[changed])
+        rows, columns = np.nonzero(ae.as_2d(changed[0]))
+        if kind != "line":
+            assert np.ptp(rows) == np.ptp(columns) == np.sqrt(sizes[kind]) - 1
 
 
 @pytest.mark.parametrize("experiment", anomaly.EXPERIMENTS)
-def test_experiments(small_dir, tmp_path, monkeypatch, capfd, experiment):
+def test_experiments(small_dir, monkeypatch, capfd, experiment):
     monkeypatch.setattr(ae, "compile_loop", lambda *_: ae.feed_loop)
     # A rate that falls needs the number of the images that are trained on.
     command = [*SMALL, "--experiment", experiment, "--epoch_n", 1, "--schedule", "linear"]
-    command += ["--data_dir", small_dir, "--logdir", tmp_path / "logs"]
-    assert typed(*command, module="anomaly") == 0
+    assert typed(*command, "--data_dir", small_dir, "--seed", 0, 1, module="anomaly") == 0
     out, err = capfd.readouterr()
     assert err == ""
-    pattern = r"error ([0-9.]+), relative error ([0-9.]+), distance ([0-9.]+), .* ([0-9.]+)\n"
-    areas = np.array(re.findall(pattern, out), float)
-    assert len(areas) == (4 if experiment == "no-digits" else 10)
-    means = out.splitlines()[-2].split()[2:]
-    np.testing.assert_allclose(np.array(means, float), areas.mean(axis=0), atol=1e-4)
-    assert (tmp_path / "logs" / f"{experiment}.png").exists()
+    by_case = re.findall(r"seed (\d), AUROC by largest: [a-z ]+ ([0-9.]+),", out)
+    areas = np.array(by_case, float)[:, 1].reshape(-1, 2)
+    assert len(areas) == (10 if experiment.startswith("one") else 1)
+    mean, sd = re.search(r" largest +([0-9.]+) ± ([0-9.]+) ", out).groups()
+    by_seed = areas.mean(axis=0)
+    assert float(mean) == pytest.approx(by_seed.mean(), abs=6e-4)
+    assert float(sd) == pytest.approx(by_seed.std(ddof=1), abs=6e-4)
+    assert re.search(r" cosine distance +[0-9.]+ +[0-9.]+ ", out)  # it has no seed
 
 
 def test_one_label_against_the_others(small_dir):
     data = ae.read_data_sets(small_dir)
     for one, experiment in ((True, "one-normal"), (False, "one-abnormal")):
-        for label, (train, normal, abnormal) in enumerate(anomaly.cases(experiment, data)):
+        for label, case in enumerate(anomaly.cases(experiment, data)):
             is_normal = (data.test.labels == label) == one
-            assert np.array_equal(normal, data.test.images[is_normal])
-            assert np.array_equal(abnormal[f"label {label}"], data.test.images[~is_normal])
-            assert np.array_equal(train.labels == label, np.full(len(train.labels), one))
-            assert len(train.labels) == ((data.train.labels == label) == one).sum()
+            assert np.array_equal(case.data.test.images, data.test.images[is_normal])
+            assert np.array_equal(case.abnormal["other labels"], data.test.images[~is_normal])
+            for part, whole in zip(case.data[:2], data):
+                assert np.array_equal(part.labels == label, np.full(len(part.labels), one))
+                assert len(part.labels) == ((whole.labels == label) == one).sum()
 
 
 def test_auroc_is_the_share_of_pairs_in_which_the_abnormal_image_has_the_greater_score():
-    truth, scores = anomaly.truth_and_scores(np.array([1, 2, 4]), np.array([3, 5]))
-    assert roc_auc_score(truth, scores) == pytest.approx(5 / 6)  # 3 > 1, 3 > 2, 5 > 1, 2 and 4
+    area = anomaly.separation(roc_auc_score, np.array([1, 2, 4]), np.array([3, 5]))
+    assert area == pytest.approx(5 / 6)  # 3 > 1, 3 > 2, 5 > 1, 2 and 4
 
 
-def test_labels_that_make_no_experiment_are_refused_before_training(small_dir, tmp_path, capfd):
+def test_what_makes_no_experiment_is_refused_before_training(small_dir, tmp_path, capfd):
     train, _, test, _ = ae.read_data_sets(small_dir)
     for name, y_train, y_test, phrase in (
-        ("missing", train.labels, np.minimum(test.labels, 8), "not have the same labels"),
+        ("missing", train.labels, np.minimum(test.labels, 8), "differ in their labels"),
         ("single", 0 * train.labels, 0 * test.labels, "all images have the label 0"),
         ("none", None, None, "no labels"),
     ):
         labels = {} if y_train is None else {"y_train": y_train, "y_test": y_test}
         path = tmp_path / f"{name}.npz"
         np.savez(path, x_train=train.images, x_test=test.images, **labels)
-        assert typed("--data_dir", path, "--logdir", tmp_path / "logs", module="anomaly") == 2
+        assert typed("--data_dir", path, module="anomaly") == 2
         assert phrase in capfd.readouterr().err
-    assert not (tmp_path / "logs").exists()
+    assert typed("--data_dir", small_dir, "--seed", 0, -1, module="anomaly") == 2
+    out, err = capfd.readouterr()
+    assert "seed must be an integer >= 0" in err
+    assert out == ""
