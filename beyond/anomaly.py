@@ -35,13 +35,13 @@ import sys
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 import autoencoder as ae
 from beyond.common import check_labels, encode_images, format_table, in_batches, train_with_bar
+from beyond.pca import fit_pca, reconstruct_by_pca
 
 tf = ae.tf
 SCORES = ("error", "reconstruction", "distance", "largest")
@@ -145,21 +145,21 @@ def detect(sess, g, images, detector):
 # ---- Baselines -----------------------------------------------------------------------------------
 
 
-def make_baselines(train_images, components):
-    """Fits what one would try without a network to training images (n, X_n). Returns
+def make_baselines(train, components):
+    """Fits what one would try without a network to training images, a DataSet. Returns
     {name: function of images (m, X_n) that returns their scores (m,)}.
 
     components: of PCA.
     """
-    pca = PCA(min(components, *train_images.shape), random_state=0).fit(train_images)
+    pca = fit_pca(train, components)
+    neighbour_images = train.images[:NEIGHBOUR_IMAGES]
     cosine = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine", algorithm="brute")
-    cosine.fit(train_images[:NEIGHBOUR_IMAGES])
+    cosine.fit(neighbour_images)
     euclidean = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
-    euclidean.fit(train_images[:NEIGHBOUR_IMAGES])
+    euclidean.fit(neighbour_images)
 
     def pca_error(images):
-        G = pca.inverse_transform(pca.transform(images))
-        return np.square(np.clip(G, 0, 1) - images).sum(axis=1)  # clipped, as the network's G is
+        return np.square(reconstruct_by_pca(pca, images) - images).sum(axis=1)
 
     return {
         "PCA error": pca_error,
@@ -271,14 +271,14 @@ def score_case(case, hps):
     """Scores the test images of a Case by everything that is trained on its normal images. Yields for
     each HParams {kind, or "normal": {name of a score: (m,)}}."""
     images = {"normal": case.data.test.images} | case.abnormal
-    train_images = case.data.train.images
-    baselines = make_baselines(train_images, hps[0].Z_n)
+    train = case.data.train
+    baselines = make_baselines(train, hps[0].Z_n)
     without_seed = {
         kind: {name: score(X) for name, score in baselines.items()} for kind, X in images.items()
     }
     for hp in hps:
-        forest = IsolationForest(random_state=hp.seed).fit(train_images)
-        g = ae.build(dataclasses.replace(hp, train_n=len(train_images)))
+        forest = IsolationForest(random_state=hp.seed).fit(train.images)
+        g = ae.build(dataclasses.replace(hp, train_n=train.num_examples))
         with ae.start_session(g) as sess:
             train_with_bar(sess, g, case.data)
             scores = add_scores(sess, g, case.data)

@@ -46,7 +46,7 @@ def compare(sess, g, data):
     codes = encode_by_pca(pca, train.images)
     test_codes = encode_by_pca(pca, test.images)
     pca_evaluation = evaluate_pca(pca, test.images, g.hp.Z_n)
-    pca_G = pca.inverse_transform(pca.transform(firsts))
+    pca_G = reconstruct_by_pca(pca, firsts)
     Z = encode_images(sess, g, train.images)
     test_Z = encode_images(sess, g, test.images)
     evaluation = ae.evaluate(sess, g, test.images)
@@ -87,11 +87,16 @@ def encode_by_pca(pca, images):
     return np.concatenate([pca.transform(batch) for batch in batches])
 
 
+def reconstruct_by_pca(pca, images):
+    """images: (n, X_n) -> (n, X_n), clipped to [0, 1], in which the network's G is, too."""
+    return np.clip(pca.inverse_transform(pca.transform(images)), 0, 1)
+
+
 def evaluate_pca(pca, images, Z_n):
     """Evaluates PCA on images (n, X_n), as a network with Z_n latents. Returns an Evaluation."""
     error = 0.0
     for X in in_batches(images, "evaluating PCA"):
-        G = pca.inverse_transform(pca.transform(X))
+        G = reconstruct_by_pca(pca, X)
         error += np.square(G - X).sum(dtype=np.float64)
     score = ae.REPORTED_IMAGES * error / 2 / len(images)
     return ae.Evaluation(score, error / images.size, pca.n_components_, Z_n)
@@ -189,7 +194,7 @@ if __name__ == "__main__":
     example = "python -m beyond.pca --recipe tuned --Z_n 10 20"
     parser = ae.Parser("python -m beyond.pca", main.__doc__, "logs/pca", example=example)
     ae.add_hparams(parser)
-    Z_ns = [2, 5, 10, 20, 40]
+    Z_ns = [2, 5, 10, 20, 30, 40]
     help = f"latent variables of each (default: {' '.join(map(str, Z_ns))})"
     parser.add_argument(
         "--Z_n", dest="Z_ns", type=int, nargs="+", default=Z_ns, metavar="N", help=help

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import autoencoder as ae
-from beyond.anomaly import SCORE, SCORES, detect, make_detector
+from beyond.anomaly import SCORE, SCORES, detect, make_baselines, make_detector
 from beyond.common import format_table, load_run
 from beyond.pictures import add_picture_flags, as_images, read_pictures
 
@@ -83,7 +83,7 @@ def read_array(path):
 def plot_screened(sess, g, images, scores, flags, files, count=10):
     """Draws the most abnormal images X, their reconstructions G and |G - X|, which shows where an image
     is abnormal; and the least abnormal of the others. Each has the name of its file, or its index, its
-    score and, if it is flagged, a "!" as a title.
+    score and, if it is flagged, a "!" as a title. White is 1, but the largest |G - X| in its rows.
 
     images: (n, X_n); scores, flags, files: (n,); count: of images in a row. Returns a Figure.
     """
@@ -102,44 +102,44 @@ def plot_screened(sess, g, images, scores, flags, files, count=10):
     for axes_row, chosen in zip(grid[::3], shown):
         for axes, i in zip(axes_row, chosen):
             # What fits above an image. A name may have bytes that are no characters.
-            name = str(files[i])[-12:].encode(errors="replace").decode() or i
+            name = str(files[i])[-16:].encode(errors="replace").decode() or i
             mark = " !" if flags[i] else ""
             title = axes.set_title(f"{name}\n{scores[i]:.1f}{mark}", fontsize="x-small")
             title.set_parse_math(False)  # a $ in a name is no formula
-    for axes in figure.axes:
-        for image in axes.images:
-            image.set_cmap("gray")  # as the pictures are to the network
+    largest = max(D.max() for name, D in rows.items() if "|" in name)
+    for axes_row, name in zip(grid, rows):
+        for axes in axes_row:
+            for image in axes.images:
+                image.set_cmap("gray")  # as the pictures are to the network
+                image.set_clim(0, largest if "|" in name else 1)
     return figure
 
 
-def folder_table(scores, flags, files):
+def folders_of(files):
+    """Returns the subfolder of each file (n,), or "" if it is in none."""
+    all_parts = [Path(file).parts for file in files]
+    return np.array([parts[0] if len(parts) > 1 else "" for parts in all_parts])
+
+
+def folder_table(folders, flags, scores, baselines):
     """Returns a table, as text, of the pictures in each subfolder: how many there are, what share is
     flagged, and the median score. If a subfolder is called good, normal or ok, also the AUROC of each
-    other one against it. Returns None if no file is in a subfolder.
+    other one against it, by the score and by baselines.
 
-    scores, flags, files: (n,)
+    folders, flags, scores: (n,); baselines: {name: (n,)}
     """
-    all_parts = [Path(file).parts for file in files]
-    folders = np.array([parts[0] if len(parts) > 1 else "" for parts in all_parts])
-    if not any(folders):
-        return None
     normal = np.isin(np.char.lower(folders), NORMAL_FOLDERS)
-    table = [("folder", "pictures", "flagged", "median score", "AUROC")]
+    by_name = {"AUROC": scores} | baselines if normal.any() else {}
+    table = [("folder", "pictures", "flagged", "median score", *by_name)]
     for folder in np.unique(folders):
         rows = folders == folder
-        area = ""
-        if normal.any() and not normal[rows].any():
-            both = normal | rows
-            area = f"{roc_auc_score(rows[both], scores[both]):.3f}"
-        table.append(
-            (
-                folder,
-                rows.sum(),
-                f"{flags[rows].mean():.1%}",
-                f"{np.median(scores[rows]):.2f}",
-                area,
-            )
-        )
+        both = normal | rows
+        areas = [""] * len(by_name)
+        if not normal[rows].any():
+            for i, values in enumerate(by_name.values()):
+                areas[i] = f"{roc_auc_score(rows[both], values[both]):.3f}"
+        share = f"{flags[rows].mean():.1%}"
+        table.append((folder, rows.sum(), share, f"{np.median(scores[rows]):.2f}", *areas))
     return format_table(*table)
 
 
@@ -182,9 +182,11 @@ def main(args):
         columns = [f"{all_scores[name][i]:.1f}" for name in SCORES]
         table.append([i, *columns, "!" if flags[i] else "", files[i]])
     print(format_table(*table))
-    by_folder = folder_table(scores, flags, files)
-    if by_folder:
-        print(by_folder)
+    folders = folders_of(files)
+    if any(folders):
+        baselines = make_baselines(data.train, g.hp.Z_n)
+        by_baselines = {f"by {name}": baseline(images) for name, baseline in baselines.items()}
+        print(folder_table(folders, flags, scores, by_baselines))
     n = data.validation.num_examples
     print(
         f"flagged (!): {flags.sum()} of {len(flags)}, by {args.score} above {detector.threshold:.4g},"

@@ -115,6 +115,25 @@ def test_experiments(small_dir, monkeypatch, capfd, experiment):
     assert re.search(r" cosine distance +[0-9.]+ +[0-9.]+ ", out)  # it has no seed
 
 
+def test_baselines_by_numpy():
+    train, images = np.random.RandomState(0).rand(2, 40, 9).astype(np.float32)
+    found = {k: f(images) for k, f in anomaly.make_baselines(ae.DataSet(train), 2).items()}
+    mean = train.mean(axis=0)
+    axes = np.linalg.svd(train - mean)[2][:2]
+    G = np.clip((images - mean) @ axes.T @ axes + mean, 0, 1)
+    lengths = np.linalg.norm(images, axis=1)[:, None] * np.linalg.norm(train, axis=1)
+    all_distances = {
+        "cosine distance": 1 - images @ train.T / lengths,
+        "Euclidean distance": np.linalg.norm(images[:, None] - train, axis=2),
+    }
+    expected = {"PCA error": np.square(G - images).sum(axis=1)}
+    for name, distances in all_distances.items():
+        expected[name] = np.sort(distances, axis=1)[:, :5].mean(axis=1)
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4)
+
+
 def test_one_label_against_the_others(small_dir):
     data = ae.read_data_sets(small_dir)
     for one, experiment in ((True, "one-normal"), (False, "one-abnormal")):

@@ -33,7 +33,8 @@ def test_compare_is_numpys(small_hp, small_dir, n, Z_n, components):
     mean = train_X.mean(axis=0, dtype=np.float64)
     V = np.linalg.svd(train_X - mean, full_matrices=False)[2][:components].T
     codes, train_codes = (X - mean) @ V, (train_X - mean) @ V
-    expected = {"PCA": (codes @ V.T + mean, codes, train_codes), "autoencoder": (G, Z, train_Z)}
+    pca_G = np.clip(codes @ V.T + mean, 0, 1)
+    expected = {"PCA": (pca_G, codes, train_codes), "autoencoder": (G, Z, train_Z)}
     assert comparison["PCA"].evaluation[2:] == (components, Z_n)
     for method, (G, test_codes, codes) in expected.items():
         found = comparison[method]

@@ -1,5 +1,6 @@
 """beyond.pictures and beyond.screen, on pictures made with Pillow, against arrays made with NumPy."""
 
+import argparse
 import csv
 import os
 import re
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
-from beyond import pictures
+from beyond import parts, pictures
 from conftest import SMALL, files, idx, typed
 
 RS = np.random.RandomState(0)
@@ -267,10 +268,32 @@ def test_screening_tells_how_abnormal_each_subfolder_is(logdir, tmp_path, capfd)
     area = roc_auc_score(is_bright, scores)
     share = f"{flags[is_bright].mean():.1%}"
     median = f"{np.median(scores[is_bright]):.2f}"
-    assert re.search(rf"bright +7 +{share} +{re.escape(median)} +{area:.3f}\n", out)
+    assert re.search(
+        rf"bright +7 +{share} +{re.escape(median)} +{area:.3f}( +[01][.0-9]+){{3}}\n", out
+    )
     assert re.search(r" Good +9 +[0-9.]+% +[0-9.e+-]+\n", out)
     assert len(re.findall(r"^ *\d+ .* (?:Good|bright)/", out, re.MULTILINE)) == 3
     assert "3 validation images are few" in out  # fewer than 10 / 0.2
+
+
+def test_from_generated_plates_to_the_auroc_of_each_defect(tmp_path, monkeypatch, capfd):
+    counts = {"train/good": 30, "test/good": 4} | {f"test/{kind}": 2 for kind in parts.DEFECTS}
+    monkeypatch.setattr(parts, "COUNTS", counts)
+    plates, npz, run = tmp_path / "plates", tmp_path / "plates.npz", tmp_path / "run"
+    parts.main(argparse.Namespace(folder=plates))
+    for name, count in counts.items():
+        assert len(list((plates / name).iterdir())) == count
+    assert typed(plates / "train", npz, "--size", SIZE, module="pictures") == 0
+    assert typed("--data_dir", npz, "--logdir", run, *SMALL, "--epoch_n", 1) == 0
+    capfd.readouterr()
+    assert typed(plates / "test", "--logdir", run, module="screen") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    for kind in parts.DEFECTS:
+        assert re.search(
+            rf"^ *{kind} +2 +[0-9.]+% +[0-9.-]+( +[01]\.[0-9]+){{4}}$", out, re.MULTILINE
+        )
+    assert typed(plates, module="parts") == 2
 
 
 def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
