@@ -14,9 +14,10 @@ beyond.export use its functions.
 |                | image can be reconstructed well from a Z that no normal image has              |
 | largest        | the larger of reconstruction and distance                                      |
 
-Each is in standard deviations of the validation images, which are normal: their mean is subtracted,
-and the difference is divided by their standard deviation. So an image is as abnormal as the more
-unusual of its reconstruction and its Z.
+Each is in standard deviations of the validation images, which are normal: their median is subtracted,
+and the difference is divided by the standard deviation, from the median, of those above it. So an
+image is as abnormal as the more unusual of its reconstruction and its Z. The images below the median
+are left out because the distributions are not symmetrical.
 
 | baseline           | score                                                                      |
 |--------------------|----------------------------------------------------------------------------|
@@ -93,10 +94,11 @@ def add_scores(sess, g, data):
         of_normal = score_images(sess, g, logs, data.validation.images)
         scores = {}
         for name, tensor in logs.items():
-            mean = of_normal[name].mean()
+            median = np.median(of_normal[name])
+            above = of_normal[name][of_normal[name] >= median]
+            sd = np.sqrt(np.mean((above - median) ** 2))
             # Images that are all alike differ by rounding alone.
-            sd = max(of_normal[name].std(), 0.05)
-            scores[name] = (tensor - mean) / sd
+            scores[name] = (tensor - median) / max(sd, 0.05)
         scores["largest"] = tf.maximum(scores["reconstruction"], scores["distance"])
         return scores
 
