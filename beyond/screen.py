@@ -115,6 +115,18 @@ def plot_screened(sess, g, images, scores, flags, files, count=10):
     return figure
 
 
+def picture_table(chosen, scores, flags, files):
+    """Returns a table, as text, of the pictures with the chosen indices.
+
+    scores: {name: (n,)}; flags, files: (n,)
+    """
+    table = [("index", *scores, "flag", "file")]
+    for i in chosen:
+        columns = [f"{values[i]:.1f}" for values in scores.values()]
+        table.append((i, *columns, "!" if flags[i] else "", files[i]))
+    return format_table(*table)
+
+
 def folders_of(files):
     """Returns the subfolder of each file (n,), or "" if it is in none."""
     all_parts = [Path(file).parts for file in files]
@@ -167,8 +179,7 @@ def main(args):
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
         folder = args.output or args.logdir / "screened"
         folder.mkdir(parents=True, exist_ok=True)
-        flags = args.invert, args.center
-        images, files = read_images(args.pictures, g.hp.X_n, data.path, *flags)
+        images, files = read_images(args.pictures, g.hp.X_n, data.path, args.invert, args.center)
         detector = make_detector(sess, g, data, args.score, args.rate)
         all_scores, flags = detect(sess, g, images, detector)
         scores = all_scores[args.score]
@@ -177,11 +188,8 @@ def main(args):
         warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks, as kanji
         figure.savefig(folder / "screened.png", dpi=100)
     write_scores(folder / "scores.csv", all_scores, flags, files)
-    table = [("index", *SCORES, "flag", "file")]
-    for i in np.argsort(-scores, kind="stable")[: args.show]:
-        columns = [f"{all_scores[name][i]:.1f}" for name in SCORES]
-        table.append([i, *columns, "!" if flags[i] else "", files[i]])
-    print(format_table(*table))
+    order = np.argsort(-scores, kind="stable")
+    print(picture_table(order[: args.show], all_scores, flags, files))
     folders = folders_of(files)
     if any(folders):
         baselines = make_baselines(data.train, g.hp.Z_n)
