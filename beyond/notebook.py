@@ -24,14 +24,19 @@ def show_source(*functions):
 
 
 def plot_Z(Z, labels):
-    """Draws Z (n, Z_n) as points in a plane, by t-SNE. labels: (n,). Returns a Figure."""
-    # The default, init="pca", needs Z_n of at least 2.
-    x, y = TSNE(init="random", random_state=0).fit_transform(Z).T
+    """Draws Z (n, Z_n) as points in a plane, by t-SNE if Z_n is not 2. labels: (n,). Returns a
+    Figure."""
+    if Z.shape[1] == 2:
+        points, title = Z, "Z"
+    else:
+        # The default, init="pca", needs Z_n of at least 2.
+        points, title = TSNE(init="random", random_state=0).fit_transform(Z), "t-SNE of Z"
+    x, y = points.T
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
-    points = axes.scatter(x, y, c=labels, s=4, cmap="tab10", vmin=-0.5, vmax=9.5)
-    figure.colorbar(points, ticks=range(10), label="digit")
-    axes.set(xticks=[], yticks=[], title="t-SNE of Z")
+    dots = axes.scatter(x, y, c=labels, s=4, cmap="tab10", vmin=-0.5, vmax=9.5)
+    figure.colorbar(dots, ticks=range(10), label="digit")
+    axes.set(xticks=[], yticks=[], title=title)
     return figure
 
 
@@ -57,13 +62,13 @@ def latent_sliders(sess, g, Z, low, high, latents):
 
     def start_from_digit(_=None):
         for i, slider in sliders.items():
+            slider.unobserve_all("value")  # so that the image is drawn once
             slider.value = Z[digit.value, i]
+            slider.observe(draw, "value")
+        draw()
 
-    start_from_digit()
-    draw()
     digit.observe(start_from_digit, "value")
-    for slider in sliders.values():
-        slider.observe(draw, "value")
+    start_from_digit()
     return widgets.HBox([widgets.VBox([digit, *sliders.values()]), picture])
 
 

@@ -30,7 +30,6 @@ SHORTER = [  # cell, what it has, what it has in the test
     ("imports", "from beyond.notebook import show_source\n", IMPORTS),
     ("hp", "epoch_n = 10", "epoch_n = 1"),
     ("data", "read_data_sets()", "read_data_sets('mnist.npz')"),
-    ("tuned", "train_n=len(train_X)", "train_n=len(train_X), epoch_n=1"),
 ]
 
 
