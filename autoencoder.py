@@ -906,7 +906,11 @@ def restore(sess, g, data, logdir):
     if saved_hp.schedule == "constant" and epoch <= g.hp.epoch_n:
         changed = [name for name in changed if name != "epoch_n"]  # a run may be made longer
     if changed:
-        differences = [f"{name} ({saved.get(name)}, not {current[name]})" for name in changed]
+        differences = []
+        for name in changed:
+            is_checksum = name in ("graph", "images")
+            values = "" if is_checksum else f" ({saved.get(name)}, not {current[name]})"
+            differences.append(f"{name}{values}")
         hint = "use the same, or another logdir"
         if changed == ["graph"]:
             hint += "; in a notebook, call tf.reset_default_graph() before it is built again"

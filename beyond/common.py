@@ -4,10 +4,16 @@ import contextlib
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from tqdm import tqdm
 
 import autoencoder as ae
+
+# For names of files in Japanese, which matplotlib's own font lacks: those that are installed.
+JAPANESE_FONTS = {"Noto Sans CJK JP", "IPAGothic", "Hiragino Sans", "Yu Gothic", "MS Gothic"}
+matplotlib.rcParams["font.family"] += sorted(JAPANESE_FONTS & {*font_manager.get_font_names()})
 
 
 @contextlib.contextmanager
@@ -27,7 +33,8 @@ def load_run(logdir, data_dir=None):
             f"{logdir} was trained on arrays: pass them as a .npz, --data_dir"
         )
     if not Path(data_dir).exists():
-        raise ae.AutoEncoderError(f"{data_dir} is not there: pass the data of {logdir}, --data_dir")
+        hint = f"pass the place of {logdir}'s data with --data_dir"
+        raise ae.AutoEncoderError(f"{data_dir} does not exist: {hint}")
     data = ae.read_data_sets(data_dir)
     g = ae.build(hp)
     with ae.start_session(g) as sess:

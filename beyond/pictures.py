@@ -242,14 +242,17 @@ def plot_first_pictures(images, labels, names):
 
     images: (n, size, size), bytes; labels, names: see labels_of. Returns a Figure.
     """
-    if labels is None:
-        return ae.plot_images(pictures=as_images(images[:10]))
     rows = {}
-    for label, name in enumerate(names[:10]):
-        rows[f"{label}: {name}"] = as_images(images[labels == label][:10])
+    if labels is None:
+        rows["pictures"] = as_images(images[:10])
+    else:
+        for label, name in enumerate(names[:10]):
+            rows[f"{label}: {name}"] = as_images(images[labels == label][:10])
     figure = ae.plot_images(**rows)
     for axes in figure.axes:
         axes.yaxis.label.set_parse_math(False)  # a $ in a name is no formula
+        for image in axes.images:
+            image.set_cmap("gray")  # as the pictures are to the network
     return figure
 
 

@@ -203,7 +203,7 @@ def main(args):
         f"which at most {100 * args.rate:.3g}% of the {n} validation images of {data.path} exceed"
     )
     if n < 10 / args.rate:
-        print(f"{n} validation images are few: look at the order of the scores, not at the flags")
+        print(f"{n} validation images are few for that: train on more pictures")
     print(f"picture and scores: screened.png and scores.csv in {folder}")
 
 

@@ -315,7 +315,7 @@ def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
         ("screen", [two_parts, "--logdir", logdir], "arrays, not one"),
         ("screen", [few, "--logdir", tmp_path / "none"], "no trained network"),
         ("screen", [few, "--logdir", logdir, "--invert"], "was made without --invert"),
-        ("screen", [few, "--logdir", logdir, "--data_dir", tmp_path / "no"], "no is not there"),
+        ("screen", [few, "--logdir", logdir, "--data_dir", tmp_path / "no"], "no does not exist"),
         ("screen", [few, "--logdir", logdir, "--rate", 1], "--rate must be between 0 and 1"),
     ]
     before = files(tmp_path)
