@@ -189,6 +189,6 @@ def test_a_changed_graph_is_resumed_and_refused_by_another(change, tmp_path):
     unbroken = train(build(long, **REBUILT[change]))
     check(train(build(long, **REBUILT[change]), tmp_path, resume=True), unbroken)
     before = files(tmp_path)
-    with pytest.raises(ae.AutoEncoderError, match=r"another graph \(.*reset_default_graph"):
+    with pytest.raises(ae.AutoEncoderError, match=r"another graph: .*reset_default_graph"):
         train(build(), tmp_path, resume=True)
     assert files(tmp_path) == before

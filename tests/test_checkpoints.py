@@ -133,11 +133,11 @@ def test_another_run_is_refused_by_name(tmp_path):
             HP,
             {"batch_size": 5, "enc_n": (9,)},
             DATA,
-            r"another enc_n \(\[8, 6\], not \[9\]\), batch_size \(20, not 5\), graph ",
+            r"another enc_n \(\[8, 6\], not \[9\]\), batch_size \(20, not 5\), graph:",
         ),
         (HP, {"epoch_n": 1}, DATA, r"another epoch_n \(2, not 1\):"),
-        (HP, {}, DATA._replace(train=ae.DataSet(images)), "another images "),
-        (HP, {}, DATA._replace(validation=DATA.train), "another images "),
+        (HP, {}, DATA._replace(train=ae.DataSet(images)), "another images:"),
+        (HP, {}, DATA._replace(validation=DATA.train), "another images:"),
         (cosine, {"epoch_n": 4}, DATA, r"another epoch_n \(2, not 4\)"),
     ):
         train(tmp_path, hp)
