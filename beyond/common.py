@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -82,6 +83,13 @@ def encode_images(sess, g, images):
     """Returns Z (n, Z_n) of images (n, X_n)."""
     batches = in_batches(images, "encoding")
     return np.concatenate([sess.run(g.Z, {g.X: batch}) for batch in batches])
+
+
+def save_figure(figure, path):
+    """Saves a Figure in which there are names of files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that no font has
+        figure.savefig(path, dpi=100)
 
 
 def check_labels(data):

@@ -1,4 +1,4 @@
-"""Converts a trained network into a Keras model, for whoever goes on in today's TensorFlow.
+"""Converts a trained network into a Keras model, for programs that use TensorFlow 2 or Keras.
 
     python -m beyond.keras_model --logdir logs/AutoEncoder --output digits.keras
 

@@ -1,4 +1,4 @@
-"""Generates photographs of a metal plate with three holes, to try beyond.screen on defects.
+"""Draws pictures of a metal plate with three holes, to try beyond.screen on defects.
 
     python -m beyond.parts FOLDER
 

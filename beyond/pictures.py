@@ -29,7 +29,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sklearn.model_selection import train_test_split
 
 import autoencoder as ae
-from beyond.common import format_table, progress_bar
+from beyond.common import format_table, progress_bar, save_figure
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -297,9 +297,7 @@ def main(args):
         np.savez(file, **arrays)
     temporary.replace(args.output)
     figure = plot_first_pictures(images, labels, names)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks, as kanji
-        figure.savefig(preview, dpi=100)
+    save_figure(figure, preview)
     counts = collections.Counter(formats).most_common()
     by_format = ", ".join(f"{n} {format}" for format, n in counts)
     print(f"pictures: {len(images)} ({by_format})")

@@ -9,7 +9,6 @@ are in subfolders, prints how abnormal those of each subfolder are.
 import csv
 import math
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 import autoencoder as ae
 from beyond.anomaly import SCORE, SCORES, detect, make_baselines, make_detector
-from beyond.common import format_table, load_run
+from beyond.common import format_table, load_run, save_figure
 from beyond.pictures import add_picture_flags, as_images, read_pictures
 
 ARRAYS = (".npy", ".npz", ".gz", "idx3-ubyte")  # ends of the names of files that hold an array
@@ -184,9 +183,7 @@ def main(args):
         all_scores, flags = detect(sess, g, images, detector)
         scores = all_scores[args.score]
         figure = plot_screened(sess, g, images, scores, flags, files, args.show)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks, as kanji
-        figure.savefig(folder / "screened.png", dpi=100)
+    save_figure(figure, folder / "screened.png")
     write_scores(folder / "scores.csv", all_scores, flags, files)
     order = np.argsort(-scores, kind="stable")
     print(picture_table(order[: args.show], all_scores, flags, files))
