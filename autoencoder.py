@@ -666,8 +666,9 @@ def plot_reconstruction(X, G, labels):
     return figure
 
 
-def plot_images(figure=None, **rows):
-    """Draws each array (n, X_n) as a row of n images, with its name. Returns a Figure."""
+def plot_images(figure=None, cmap=None, **rows):
+    """Draws each array (n, X_n) as a row of n images, with its name, in the colours of a matplotlib
+    colormap; by default in matplotlib's own, as the tutorial does. Returns a Figure."""
     columns = max(map(len, rows.values()))
     if figure is None:
         longest_name = max(map(len, rows))
@@ -677,7 +678,7 @@ def plot_images(figure=None, **rows):
     for (name, images), axes_row in zip(rows.items(), grid):
         axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="large")
         for axes, image in zip(axes_row, images):
-            axes.imshow(as_2d(image), vmin=0, vmax=1)  # in matplotlib's colours, as the tutorial
+            axes.imshow(as_2d(image), cmap, vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
         for axes in axes_row[len(images) :]:
             axes.set_axis_off()
@@ -1166,27 +1167,25 @@ def thumbnails(X):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser for this script and those of beyond/, with --data_dir and --logdir if a logdir is
-    given."""
+    """A parser for this script and those of beyond/. Its errors are AutoEncoderErrors."""
 
-    def __init__(self, prog, description, logdir=None, data_dir=DATA_DIR, example=None):
+    def __init__(self, prog, description, example=None):
         super().__init__(
             prog,
             description=description,
             epilog=example and f"example: {example}",
             conflict_handler="resolve",  # beyond/ defines some flags of hyperparameters anew
         )
-        if logdir is None:
-            return
-        data_default = "the run's" if data_dir is None else "MNIST_data"
-        data_help = f"folder of IDX files, or .npz (default: {data_default})"
-        self.add_argument(
-            "--data_dir", type=user_path, default=data_dir, metavar="PATH", help=data_help
-        )
-        logdir_help = "folder of the run (default: %(default)s)"
-        self.add_argument(
-            "--logdir", type=user_path, default=logdir, metavar="FOLDER", help=logdir_help
-        )
+
+    def add_data_dir(self, default=DATA_DIR):
+        """Adds --data_dir. default: None for the data of a run."""
+        shown = "the run's" if default is None else "MNIST_data"
+        help = f"folder of IDX files, or .npz (default: {shown})"
+        self.add_argument("--data_dir", type=user_path, default=default, metavar="PATH", help=help)
+
+    def add_logdir(self, default=LOGDIR):
+        help = "folder of the run (default: %(default)s)"
+        self.add_argument("--logdir", type=user_path, default=default, metavar="FOLDER", help=help)
 
     def error(self, message):
         raise AutoEncoderError(f"{message} (see --help)")
@@ -1284,7 +1283,9 @@ def main(args):
 
 if __name__ == "__main__":
     example = "python autoencoder.py --recipe tuned --logdir logs/tuned"
-    parser = Parser("autoencoder.py", main.__doc__, LOGDIR, example=example)
+    parser = Parser("autoencoder.py", main.__doc__, example)
+    parser.add_data_dir()
+    parser.add_logdir()
     add_hparams(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     sys.exit(run_command(main, parser, hint="; --resume continues after the last whole epoch"))

@@ -2,8 +2,8 @@
 
     python -m beyond.anomaly --help
 
-Measures how well scores separate abnormal test images from normal ones. beyond.screen and
-beyond.export use its functions.
+The command measures how well scores separate abnormal test images from normal ones, beside those of
+plain methods. beyond.screen and beyond.export use the functions.
 
 | score          | logarithm of                                                                   |
 |----------------|--------------------------------------------------------------------------------|
@@ -18,20 +18,9 @@ Each is in standard deviations of the validation images, which are normal: their
 and the difference is divided by the standard deviation, from the median, of those above it. So an
 image is as abnormal as the more unusual of its reconstruction and its Z. The images below the median
 are left out because the distributions are not symmetrical.
-
-| baseline           | score                                                                      |
-|--------------------|----------------------------------------------------------------------------|
-| PCA error          | squared error of PCA with as many components as the network has latents    |
-| cosine distance    | mean distance of the pixels to the 5 nearest training images               |
-| Euclidean distance | the same by another distance                                               |
-| isolation forest   | scikit-learn's IsolationForest of the pixels                               |
-
-The cosine distance of two vectors is 1 minus the cosine of the angle between them.
 """
 
-import collections
 import dataclasses
-import itertools
 import sys
 from typing import NamedTuple
 
@@ -41,8 +30,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 import autoencoder as ae
-from beyond.common import check_labels, encode_images, format_table, in_batches, train_with_bar
-from beyond.pca import fit_pca, reconstruct_by_pca
+from beyond import common
+from beyond.pca import decode_by_pca, fit_pca
 
 tf = ae.tf
 SCORES = ("error", "reconstruction", "distance", "largest")
@@ -65,7 +54,7 @@ def make_detector(sess, g, data, score=SCORE, rate=0.05):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
     in the session was trained. At most `rate` of the validation images are above its threshold."""
     scores = add_scores(sess, g, data)
-    normal = score_images(sess, g, scores, data.validation.images)[score]
+    normal = common.run_batches(sess, scores, g.X, data.validation.images, "scoring")[score]
     # The smallest score that at most `rate` exceed, and more than rounding changes.
     threshold = np.quantile(normal, 1 - rate, method="inverted_cdf") + 0.001
     return Detector(scores, score, float(threshold))
@@ -79,7 +68,7 @@ def add_scores(sess, g, data):
     """
     # Copies of an image would be neighbours of each other, at distance 0.
     different_images = np.unique(data.train.images[:NEIGHBOUR_IMAGES], axis=0)
-    codes = encode_images(sess, g, different_images)
+    codes = common.encode_images(sess, g, different_images)
     with g.X.graph.as_default(), tf.name_scope("scores"):
         squares = (g.G - g.X) ** 2
         error = tf.reduce_sum(squares, axis=1) / 2
@@ -91,7 +80,7 @@ def add_scores(sess, g, data):
             "reconstruction": log_reconstruction,
             "distance": log(distance_to_neighbours(g.Z, codes)),
         }
-        of_normal = score_images(sess, g, logs, data.validation.images)
+        of_normal = common.run_batches(sess, logs, g.X, data.validation.images, "scoring")
         scores = {}
         for name, tensor in logs.items():
             median = np.median(of_normal[name])
@@ -131,15 +120,9 @@ def distance_to_neighbours(Z, codes):
     return 1 - tf.reduce_mean(nearest[:, start:], axis=1)
 
 
-def score_images(sess, g, scores, images):
-    """Scores images (n, X_n). scores: see add_scores. Returns {name: (n,)}."""
-    batches = [sess.run(scores, {g.X: batch}) for batch in in_batches(images, "scoring")]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in scores}
-
-
 def detect(sess, g, images, detector):
     """Scores images (n, X_n) by a Detector. Returns {name: (n,)}, and whether each is abnormal: (n,)."""
-    scores = score_images(sess, g, detector.scores, images)
+    scores = common.run_batches(sess, detector.scores, g.X, images, "scoring")
     is_normal = scores[detector.score] <= detector.threshold  # False if the image has a NaN
     return scores, ~is_normal
 
@@ -147,61 +130,53 @@ def detect(sess, g, images, detector):
 # ---- Baselines -----------------------------------------------------------------------------------
 
 
-def make_baselines(train, components):
+def make_baselines(train, components, seed=0):
     """Fits what one would try without a network to training images, a DataSet. Returns
     {name: function of images (m, X_n) that returns their scores (m,)}.
 
-    components: of PCA.
+    components: of PCA; seed: of the isolation forest.
     """
-    pca = fit_pca(train, components)
-    neighbour_images = train.images[:NEIGHBOUR_IMAGES]
-    cosine = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine", algorithm="brute")
-    cosine.fit(neighbour_images)
-    euclidean = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
-    euclidean.fit(neighbour_images)
+    pca = fit_pca(train.images, components)
+    neighbours = train.images[:NEIGHBOUR_IMAGES]
+    cosine = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine").fit(neighbours)
+    euclidean = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(neighbours)
+    forest = IsolationForest(random_state=seed).fit(train.images)
 
     def pca_error(images):
-        return np.square(reconstruct_by_pca(pca, images) - images).sum(axis=1)
+        reconstructions = decode_by_pca(pca, pca.transform(images))
+        return np.square(reconstructions - images).sum(axis=1)
 
     return {
         "PCA error": pca_error,
         "cosine distance": lambda images: cosine.kneighbors(images)[0].mean(axis=1),
         "Euclidean distance": lambda images: euclidean.kneighbors(images)[0].mean(axis=1),
+        "isolation forest": lambda images: -forest.score_samples(images),
     }
 
 
 # ---- Abnormal images -----------------------------------------------------------------------------
 
-EXPERIMENTS = ("one-normal", "one-abnormal", "defects", "no-digits")
-
-
-class Case(NamedTuple):
-    name: str
-    data: ae.DataSets  # of normal images
-    abnormal: dict[str, np.ndarray]  # {kind: (m, X_n)}: other test images, or what is made of them
+EXPERIMENTS = ("one-normal", "one-abnormal", "defects")
 
 
 def cases(experiment, data):
-    """Yields the Cases of an experiment.
+    """Yields the cases of an experiment: a label, or None; DataSets of normal images; and abnormal test
+    images, {kind: (m, X_n)}.
 
     one-normal: for each label, its images are normal, and all others abnormal; one-abnormal: the
-    reverse; in both, normal test images with a defect are abnormal as well. defects, no-digits: all
-    images are normal, and what `defects` or `no_digits` makes of the test images is abnormal.
+    reverse; defects: all are normal. Test images of the normal ones, with a defect, are abnormal, too.
     Raises AutoEncoderError if a part of the data lacks a label, or if there is only one.
     """
     if experiment == "defects":
-        yield Case("all labels", data, defects(data.test.images))
+        yield None, data, defects(data.test.images)
         return
-    if experiment == "no-digits":
-        yield Case("all labels", data, no_digits(data.test.images))
-        return
-    check_labels(data)
+    common.check_labels(data)
     parts = [data.train, data.validation, data.test]
     labels = np.unique(data.train.labels)
-    if not all(np.array_equal(labels, np.unique(part.labels)) for part in parts):
-        raise ae.AutoEncoderError("training, validation and test images differ in their labels")
-    if len(labels) == 1:
-        raise ae.AutoEncoderError(f"all images have the label {labels[0]}: two are needed")
+    same = all(np.array_equal(labels, np.unique(part.labels)) for part in parts)
+    if not same or len(labels) == 1:
+        needed = "two labels or more, all of them in training, validation and test images"
+        raise ae.AutoEncoderError(f"{data.path}: this needs {needed}")
     for label in labels:
         normal_parts = []
         for part in parts:
@@ -210,7 +185,7 @@ def cases(experiment, data):
         normal = ae.DataSets(*normal_parts, data.path)
         other_labels = data.test.images[~is_normal]  # of the last part
         abnormal = {"other labels": other_labels} | defects(normal.test.images)
-        yield Case(f"label {label}", normal, abnormal)
+        yield label, normal, abnormal
 
 
 def defects(images):
@@ -251,69 +226,57 @@ def line(image, length, rng):
     return rows, columns
 
 
-def no_digits(images):
-    """Returns images unlike the given ones (n, X_n): {kind: (m, X_n)}."""
-    n, X_n = images.shape
-    greys = np.linspace(0, 1, 256, dtype=np.float32)
-    turned = np.rot90(ae.as_2d(images), axes=(1, 2))
-    return {
-        "uniform noise": np.random.default_rng(0).random((1000, X_n), np.float32),
-        "constant grey": np.repeat(greys[:, np.newaxis], X_n, axis=1),
-        "inverted": 1 - images,
-        "turned by 90 degrees": turned.reshape(n, X_n),
-    }
-
-
 # ---- Experiments ---------------------------------------------------------------------------------
 
 MEASURES = {"AUROC": roc_auc_score, "average precision": average_precision_score}
 
 
-def score_case(case, hps):
-    """Scores the test images of a Case by everything that is trained on its normal images. Yields for
-    each HParams {kind, or "normal": {name of a score: (m,)}}."""
-    images = {"normal": case.data.test.images} | case.abnormal
-    train = case.data.train
-    baselines = make_baselines(train, hps[0].Z_n)
-    without_seed = {
-        kind: {name: score(X) for name, score in baselines.items()} for kind, X in images.items()
-    }
-    for hp in hps:
-        forest = IsolationForest(random_state=hp.seed).fit(train.images)
-        g = ae.build(dataclasses.replace(hp, train_n=train.num_examples))
-        with ae.start_session(g) as sess:
-            train_with_bar(sess, g, case.data)
-            scores = add_scores(sess, g, case.data)
-            found = {}
-            for kind, X in images.items():
-                by_forest = {"isolation forest": -forest.score_samples(X)}
-                found[kind] = score_images(sess, g, scores, X) | without_seed[kind] | by_forest
-            yield found
+def score_case(data, abnormal, hp):
+    """Scores normal and abnormal test images by a network and baselines that are trained on normal
+    images. Returns {kind, or "normal": {name of a score: (m,)}}.
+
+    data: DataSets of normal images; abnormal: {kind: (m, X_n)}.
+    """
+    baselines = make_baselines(data.train, hp.Z_n, hp.seed)
+    g = ae.build(dataclasses.replace(hp, train_n=data.train.num_examples))
+    with ae.start_session(g) as sess:
+        common.train_with_bar(sess, g, data)
+        scores = add_scores(sess, g, data)
+        found = {}
+        for kind, X in ({"normal": data.test.images} | abnormal).items():
+            found[kind] = common.run_batches(sess, scores, g.X, X, "scoring")
+            found[kind] |= {name: score(X) for name, score in baselines.items()}
+        return found
 
 
-def separation(measure, normal, abnormal):
-    """Returns a measure of MEASURES for the scores of normal and of abnormal images, (n,) and (m,)."""
-    is_abnormal = np.repeat([0, 1], [len(normal), len(abnormal)])
-    return measure(is_abnormal, np.concatenate([normal, abnormal]))
+def separations(measure, scores):
+    """Returns how well each score separates each kind of abnormal images from normal ones:
+    {(name of the score, kind): value}. measure: of MEASURES; scores: see score_case."""
+    found = {}
+    for kind in scores.keys() - {"normal"}:
+        for name, abnormal in scores[kind].items():
+            normal = scores["normal"][name]
+            is_abnormal = np.repeat([0, 1], [len(normal), len(abnormal)])
+            found[name, kind] = measure(is_abnormal, np.concatenate([normal, abnormal]))
+    return found
 
 
-def mean_table(values, names, kinds):
+def mean_table(by_case, names, kinds):
     """Returns a table as text, of means over the cases, ± the standard deviation over the seeds.
 
-    values: {(name of a score, kind): (cases, seeds)}
+    by_case: for each case, for each seed, what separations returns. names, kinds: rows and columns.
     """
     table = [["score", *kinds, "worst"]]
     for name in names:
         row = [name]
         means = []
         for kind in kinds:
-            by_seed = values[name, kind].mean(axis=0)
-            means.append(by_seed.mean())
-            # A baseline without a seed has no standard deviation.
-            sd = f" ± {by_seed.std(ddof=1):.3f}" if np.ptp(by_seed) > 0 else ""
-            row.append(f"{means[-1]:.3f}{sd}")
+            values = [[found[name, kind] for found in by_seed] for by_seed in by_case]
+            of_seeds = np.mean(values, axis=0)
+            means.append(of_seeds.mean())
+            row.append(common.mean_sd(of_seeds, ".3f"))
         table.append([*row, f"{min(means):.3f}"])
-    return format_table(*table)
+    return common.format_table(*table)
 
 
 def main(args):
@@ -325,43 +288,27 @@ def main(args):
     base = ae.hparams_from_args(args, data)
     hps = [dataclasses.replace(base, seed=seed) for seed in args.seeds]
     print(f"device: {ae.device()}")
-    found = {measure: collections.defaultdict(list) for measure in MEASURES}
-    labels = []
-    for case in cases(args.experiment, data):
-        labels.append(case.name)
-        for hp, scores in zip(hps, score_case(case, hps)):
-            names = list(scores["normal"])
-            for measure, function in MEASURES.items():
-                for name, kind in itertools.product(names, case.abnormal):
-                    value = separation(function, scores["normal"][name], scores[kind][name])
-                    found[measure][name, kind].append(value)
-            areas = [f"{kind} {found['AUROC'][SCORE, kind][-1]:.4f}" for kind in case.abnormal]
-            print(f"{case.name}, seed {hp.seed}, AUROC by {SCORE}: {', '.join(areas)}", flush=True)
-    for measure, lists in found.items():
-        values = {key: np.reshape(row, (len(labels), len(hps))) for key, row in lists.items()}
-        print(f"\n{args.experiment}: {measure}\n{mean_table(values, names, case.abnormal)}")
-        if len(labels) > 1:
-            columns = [values[name, "other labels"].mean(axis=1) for name in names]
-            rows = [
-                (label, *map("{:.3f}".format, row)) for label, row in zip(labels, zip(*columns))
-            ]
-            print(f"\n{measure} of other labels\n{format_table(['', *names], *rows)}")
+    tables = {measure: [] for measure in MEASURES}
+    for label, normal, abnormal in cases(args.experiment, data):
+        by_seed = [score_case(normal, abnormal, hp) for hp in hps]
+        names = by_seed[0]["normal"]
+        for measure, function in MEASURES.items():
+            tables[measure].append([separations(function, scores) for scores in by_seed])
+        if label is not None:
+            table = mean_table(tables["AUROC"][-1:], names, abnormal)
+            print(f"label {label}: AUROC\n{table}\n", flush=True)
+    for measure, by_case in tables.items():
+        print(f"{args.experiment}: {measure}\n{mean_table(by_case, names, abnormal)}\n")
 
 
 if __name__ == "__main__":
     example = "python -m beyond.anomaly --recipe tuned --seed 0 1 2"
-    parser = ae.Parser("python -m beyond.anomaly", main.__doc__, example=example)
-    help = "folder of IDX files, or .npz (default: MNIST_data)"
-    parser.add_argument(
-        "--data_dir", type=ae.user_path, default=ae.DATA_DIR, metavar="PATH", help=help
-    )
+    parser = ae.Parser("python -m beyond.anomaly", main.__doc__, example)
+    parser.add_data_dir()
     help = f"{', '.join(EXPERIMENTS[:-1])} or {EXPERIMENTS[-1]} (default: one-normal)"
     parser.add_argument(
         "--experiment", choices=EXPERIMENTS, default="one-normal", metavar="NAME", help=help
     )
     ae.add_hparams(parser)
-    help = "a network for each (default: 0)"
-    parser.add_argument(
-        "--seed", dest="seeds", type=int, nargs="+", default=[0], metavar="N", help=help
-    )
+    common.add_seeds(parser)
     sys.exit(ae.run_command(main, parser))

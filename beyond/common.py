@@ -15,6 +15,15 @@ import autoencoder as ae
 # For names of files in Japanese, which matplotlib's own font lacks: those that are installed.
 JAPANESE_FONTS = {"Noto Sans CJK JP", "IPAGothic", "Hiragino Sans", "Yu Gothic", "MS Gothic"}
 matplotlib.rcParams["font.family"] += sorted(JAPANESE_FONTS & {*font_manager.get_font_names()})
+warnings.filterwarnings("ignore", "Glyph .* missing")  # of a character that none of them has
+
+
+def checkpoint_of(logdir):
+    """Returns the path of the checkpoint in logdir. Raises AutoEncoderError if there is none."""
+    path = ae.tf.train.latest_checkpoint(ae.checkpoint_dir(logdir))
+    if path is None:
+        raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
+    return path
 
 
 @contextlib.contextmanager
@@ -25,17 +34,12 @@ def load_run(logdir, data_dir=None):
     Raises AutoEncoderError if there is no network, if it was trained on other data, or if its data
     was not read from a file.
     """
-    if ae.tf.train.latest_checkpoint(ae.checkpoint_dir(logdir)) is None:
-        raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
+    checkpoint_of(logdir)
     hp, saved = ae.read_run(logdir)
     data_dir = data_dir or saved["data_dir"]
-    if data_dir is None:
-        raise ae.AutoEncoderError(
-            f"{logdir} was trained on arrays: pass them as a .npz, --data_dir"
-        )
-    if not Path(data_dir).exists():
-        hint = f"pass the place of {logdir}'s data with --data_dir"
-        raise ae.AutoEncoderError(f"{data_dir} does not exist: {hint}")
+    if data_dir is None or not Path(data_dir).exists():
+        found = f"{data_dir} does not exist" if data_dir else f"{logdir} was trained on arrays"
+        raise ae.AutoEncoderError(f"{found}: pass the place of {logdir}'s data with --data_dir")
     data = ae.read_data_sets(data_dir)
     g = ae.build(hp)
     with ae.start_session(g) as sess:
@@ -79,23 +83,41 @@ def train_with_bar(sess, g, data, logdir=None, on_epoch=None):
         return ae.train(sess, g, data, logdir, on_epoch=update)
 
 
+def run_batches(sess, fetches, placeholder, rows, description):
+    """Returns what the session computes from rows, 1,000 at a time.
+
+    fetches: a tensor (batch, ...), or a dict of such. Returns an array (n, ...), or a dict of such.
+    """
+    batches = in_batches(rows, description)
+    results = [sess.run(fetches, {placeholder: batch}) for batch in batches]
+    return ae.tf.nest.map_structure(lambda *parts: np.concatenate(parts), *results)
+
+
 def encode_images(sess, g, images):
     """Returns Z (n, Z_n) of images (n, X_n)."""
-    batches = in_batches(images, "encoding")
-    return np.concatenate([sess.run(g.Z, {g.X: batch}) for batch in batches])
+    return run_batches(sess, g.Z, g.X, images, "encoding")
 
 
-def save_figure(figure, path):
-    """Saves a Figure in which there are names of files."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters that no font has
-        figure.savefig(path, dpi=100)
+def add_seeds(parser):
+    """Adds --seed to a parser, with one or more seeds."""
+    help = "a network for each (default: 0)"
+    parser.add_argument(
+        "--seed", dest="seeds", type=int, nargs="+", default=[0], metavar="N", help=help
+    )
 
 
 def check_labels(data):
     """Raises AutoEncoderError if the training or the test images have no labels."""
     if data.train.labels is None or data.test.labels is None:
         raise ae.AutoEncoderError("the images have no labels, and this needs them")
+
+
+def mean_sd(values, spec):
+    """Returns the mean of values as text, with their standard deviation if they differ."""
+    mean = format(np.mean(values), spec)
+    if np.ptp(values) == 0:
+        return mean
+    return f"{mean} ± {format(np.std(values, ddof=1), spec)}"
 
 
 def format_table(*rows):

@@ -17,8 +17,6 @@ around it, bright on dark if theirs are, and divided by 255: beyond.pictures.rea
 """
 
 import sys
-import tempfile
-from pathlib import Path
 
 import autoencoder as ae
 from beyond.anomaly import make_detector
@@ -78,23 +76,16 @@ def main(args):
         raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
     if "[" in str(args.output):
         raise ae.AutoEncoderError(f"{args.output}: TensorFlow cannot open a path with [")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
-        # Written elsewhere and renamed, so that the output is complete or not there.
-        with tempfile.TemporaryDirectory(dir=args.output.parent) as folder:
-            export(sess, g, Path(folder, "model"), make_detector(sess, g, data))
-            Path(folder, "model").rename(args.output)
+        export(sess, g, args.output, make_detector(sess, g, data))
     print(f"SavedModel: {args.output}")
 
 
 if __name__ == "__main__":
-    parser = ae.Parser(
-        "python -m beyond.export",
-        main.__doc__,
-        ae.LOGDIR,
-        data_dir=None,
-        example="python -m beyond.export --logdir logs/tuned --output digits",
-    )
+    example = "python -m beyond.export --logdir logs/tuned --output digits"
+    parser = ae.Parser("python -m beyond.export", main.__doc__, example)
+    parser.add_data_dir(None)
+    parser.add_logdir()
     help = "a new folder to write"
     parser.add_argument("--output", type=ae.user_path, required=True, metavar="FOLDER", help=help)
     sys.exit(ae.run_command(main, parser))

@@ -1,83 +1,65 @@
 """Converts a trained network into a Keras model, for programs that use TensorFlow 2 or Keras.
 
-    python -m beyond.keras_model --logdir logs/AutoEncoder --output digits.keras
+python -m beyond.keras_model --logdir logs/AutoEncoder --output digits.keras
 
-    import keras
-    autoencoder = keras.saving.load_model("digits.keras")
-    encoder = keras.Model(autoencoder.input, autoencoder.get_layer("Z").output)
-
-Does not import autoencoder.py, because that switches eager execution off, which Keras needs.
+import keras
+autoencoder = keras.saving.load_model("digits.keras")
+encoder = keras.Model(autoencoder.input, autoencoder.get_layer("Z").output)
 """
 
-import argparse
-import json
-import os
 import sys
-from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-stderr = os.dup(2)
-os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow logs three lines whatever the level is
-try:
-    import keras
-    import tensorflow as tf
-finally:
-    os.dup2(stderr, 2)
+import autoencoder as ae
+from beyond.common import checkpoint_of
+
+tf = ae.tf
 
 
 def keras_model(logdir):
     """Returns the network that was trained in logdir as a keras.Model of Dense layers, from images
     (n, X_n) to G (n, X_n). The layer of the latent variables is called Z.
 
-    Raises FileNotFoundError if there is no network, and ValueError if it is not the tutorial's.
+    Call tf.enable_v2_behavior() first: Keras needs eager execution, which autoencoder.py switches off.
+    Raises AutoEncoderError if there is no network, or if autoencoder.build did not make its graph.
     """
-    folder = Path(logdir, "checkpoints")
-    path = tf.train.latest_checkpoint(folder)
-    if path is None:
-        raise FileNotFoundError(f"{logdir} has no trained network: see python autoencoder.py")
-    hp = json.loads(Path(folder, "run.json").read_text())
-    layers = []  # name in the checkpoint, units, activation
-    for part, sizes in (("Encoder", hp["enc_n"]), ("Decoder", hp["dec_n"])):
-        for i, n in enumerate(sizes):
-            layers.append((f"{part}/Layer{i + 1:02d}", n, hp["activation"]))
-    layers.insert(len(hp["enc_n"]), ("Z", hp["Z_n"], hp["Z_activation"]))
-    layers.append(("G", hp["X_n"], "sigmoid"))
-    checkpoint = tf.train.load_checkpoint(path)
-    X = keras.Input([hp["X_n"]], name="X")
+    import keras  # not before autoencoder.py, which hides TensorFlow's log
+
+    checkpoint = tf.train.load_checkpoint(checkpoint_of(logdir))
+    hp, _ = ae.read_run(logdir)
+    Dense = keras.layers.Dense
+    X = keras.Input([hp.X_n], name="X")
     h = X
-    for scope, n, activation in layers:
-        layer = keras.layers.Dense(n, activation, name=scope.replace("/", "_"))
-        h = layer(h)
-        if not checkpoint.has_tensor(f"{scope}/w"):
-            raise ValueError(f"{path} has no {scope}/w: its graph is not the tutorial's")
-        layer.set_weights([checkpoint.get_tensor(f"{scope}/{name}") for name in "wb"])
-    return keras.Model(X, h, name="autoencoder")
+    for i, n in enumerate(hp.enc_n):
+        h = Dense(n, hp.activation, name=f"Encoder_Layer{i + 1:02d}")(h)
+    h = Dense(hp.Z_n, hp.Z_activation, name="Z")(h)
+    for i, n in enumerate(hp.dec_n):
+        h = Dense(n, hp.activation, name=f"Decoder_Layer{i + 1:02d}")(h)
+    G = Dense(hp.X_n, "sigmoid", name="G")(h)
+    model = keras.Model(X, G, name="autoencoder")
+    with ae.build(hp).X.graph.as_default():
+        names = [variable.op.name for variable in tf.trainable_variables()]
+    if not all(map(checkpoint.has_tensor, names)):
+        raise ae.AutoEncoderError(f"the graph of {logdir} is not one of autoencoder.build")
+    model.set_weights([checkpoint.get_tensor(name) for name in names])
+    return model
 
 
-def main():
+def main(args):
     """Writes the network that was trained in --logdir as a Keras model of Dense layers."""
-    example = "python -m beyond.keras_model --logdir logs/tuned --output digits.keras"
-    parser = argparse.ArgumentParser(
-        "python -m beyond.keras_model", description=main.__doc__, epilog=f"example: {example}"
-    )
-    help = "folder of the run (default: %(default)s)"
-    parser.add_argument("--logdir", default="logs/AutoEncoder", metavar="FOLDER", help=help)
-    help = "a new file to write, which ends in .keras"
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=help)
-    args = parser.parse_args()
-    try:
-        if args.output.suffix != ".keras":
-            raise ValueError(f"{args.output} must end in .keras")
-        if args.output.exists():
-            raise FileExistsError(f"{args.output} exists already: choose another output")
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        keras_model(args.logdir).save(args.output)
-    except (OSError, ValueError) as e:
-        print(f"{parser.prog}: error: {e}", file=sys.stderr)
-        return 2
+    if args.output.suffix != ".keras":
+        raise ae.AutoEncoderError(f"{args.output} must end in .keras")
+    if args.output.exists():
+        raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    tf.enable_v2_behavior()
+    keras_model(args.logdir).save(args.output)
     print(f"Keras model: {args.output}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    example = "python -m beyond.keras_model --logdir logs/tuned --output digits.keras"
+    parser = ae.Parser("python -m beyond.keras_model", main.__doc__, example)
+    parser.add_logdir()
+    help = "a new file to write, which ends in .keras"
+    parser.add_argument("--output", type=ae.user_path, required=True, metavar="FILE", help=help)
+    sys.exit(ae.run_command(main, parser))

@@ -11,8 +11,6 @@ OUTPUT.npz is what `python autoencoder.py --data_dir` takes:
 | class_names      | (classes,)      | names of the subfolders: that of label i is number i     |
 | size             | ()              | width and height of the images, in pixels               |
 | invert, center   | ()              | booleans: whether --invert and --center were given      |
-
-beyond.screen reads its pictures by the same function, read_picture.
 """
 
 import collections
@@ -29,7 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sklearn.model_selection import train_test_split
 
 import autoencoder as ae
-from beyond.common import format_table, progress_bar, save_figure
+from beyond.common import format_table, progress_bar
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -71,11 +69,7 @@ def read_pictures(path, size, invert=False, center=False):
         try:
             image, format = read_picture(file, size, invert, center)
         except UnidentifiedImageError:
-            is_heif = file.suffix.lower() in (".heic", ".heif")
-            if is_heif and ".heic" not in Image.registered_extensions():
-                left_out.append(f"{name}: needs pip install pillow-heif")
-            else:
-                left_out.append(f"{name}: not a picture that Pillow opens")
+            left_out.append(f"{name}: not a picture, or HEIC, which needs pip install pillow-heif")
         except Exception as e:  # Pillow raises a dozen kinds for damaged files
             left_out.append(f"{name}: {ae.first_line(e)}")
         else:
@@ -231,29 +225,9 @@ def labels_of(files, folder):
         outside = files[in_subfolder.index(False)]
         hint = "move it into a subfolder, or all pictures out of them"
         raise ae.AutoEncoderError(f"{folder / outside} is in no subfolder, but others are: {hint}")
-    # A name may have bytes that are no characters, which matplotlib does not draw.
-    folders = [file.parts[0].encode(errors="backslashreplace").decode() for file in files]
+    folders = [file.parts[0] for file in files]
     names, labels = np.unique(folders, return_inverse=True)
     return labels, names
-
-
-def plot_first_pictures(images, labels, names):
-    """Draws the first ten pictures; or those of each of the first ten classes, in a row.
-
-    images: (n, size, size), bytes; labels, names: see labels_of. Returns a Figure.
-    """
-    rows = {}
-    if labels is None:
-        rows["pictures"] = as_images(images[:10])
-    else:
-        for label, name in enumerate(names[:10]):
-            rows[f"{label}: {name}"] = as_images(images[labels == label][:10])
-    figure = ae.plot_images(**rows)
-    for axes in figure.axes:
-        axes.yaxis.label.set_parse_math(False)  # a $ in a name is no formula
-        for image in axes.images:
-            image.set_cmap("gray")  # as the pictures are to the network
-    return figure
 
 
 def add_picture_flags(parser):
@@ -266,7 +240,7 @@ def add_picture_flags(parser):
 
 def main(args):
     """Converts the pictures in FOLDER into OUTPUT.npz, for `python autoencoder.py --data_dir`. Each
-    subfolder is a class. Saves a preview of the first images beside it, which shows whether --invert
+    subfolder is a class. Saves a preview of ten training images beside it, which shows whether --invert
     is needed: networks learn bright ink on black more easily."""
     if args.output.suffix != ".npz":
         raise ae.AutoEncoderError(f"{args.output} must end in .npz")
@@ -277,8 +251,6 @@ def main(args):
     if args.folder.resolve() in args.output.resolve().parents:
         hint = "the next run would read its preview: choose an output elsewhere"
         raise ae.AutoEncoderError(f"{args.output} is inside {args.folder}, and {hint}")
-    if args.size < 1:
-        raise ae.AutoEncoderError(f"--size must be at least 1, not {args.size}")
     images, files, formats = read_pictures(args.folder, args.size, args.invert, args.center)
     if len(images) < MIN_PICTURES:
         found = f"{args.folder} has {len(images)} pictures"
@@ -292,12 +264,9 @@ def main(args):
     if labels is not None:
         arrays |= {"y_train": labels[train], "y_test": labels[test], "class_names": names}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(f"{args.output}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    temporary.replace(args.output)
-    figure = plot_first_pictures(images, labels, names)
-    save_figure(figure, preview)
+    np.savez(args.output, **arrays)
+    first_images = as_images(arrays["x_train"][:10])
+    ae.plot_images(cmap="gray", pictures=first_images).savefig(preview, dpi=100)
     counts = collections.Counter(formats).most_common()
     by_format = ", ".join(f"{n} {format}" for format, n in counts)
     print(f"pictures: {len(images)} ({by_format})")
@@ -305,12 +274,12 @@ def main(args):
         table = zip(range(len(names)), names, np.bincount(labels))
         print(format_table(["label", "class", "pictures"], *table))
     print(f"{len(train)} training images and {len(test)} test images: {args.output}")
-    print(f"preview of the first of them: {preview}")
+    print(f"preview of ten training images: {preview}")
 
 
 if __name__ == "__main__":
     example = "python -m beyond.pictures photographs photographs.npz --invert"
-    parser = ae.Parser("python -m beyond.pictures", main.__doc__, example=example)
+    parser = ae.Parser("python -m beyond.pictures", main.__doc__, example)
     help = "folder of pictures, or of a subfolder for each class"
     parser.add_argument("folder", type=ae.user_path, metavar="FOLDER", help=help)
     help = "a new file to write"

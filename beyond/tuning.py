@@ -17,20 +17,17 @@ several processes, or on several machines that share the folder, it shares the t
 
 import dataclasses
 import json
-import math
 import sys
 from pathlib import Path
 
 import optuna
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 import autoencoder as ae
-from beyond.common import format_table, load_run, train_with_bar
+from beyond.common import load_run, train_with_bar
 
 # The hyperparameters to search. All others have the recipe's values.
 SPACE = {
@@ -62,8 +59,7 @@ def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
     study = open_study(data, logdir, base, space)
     while len(study.get_trials(states=FINISHED)) < trials:
         trial = study.ask(space)
-        params = ", ".join(f"{name} {formatted(v)}" for name, v in trial.params.items())
-        print(f"trial {trial.number}: {params}", flush=True)
+        print(f"trial {trial.number}: {params_of(trial)}", flush=True)
         try:
             loss = validation_loss(trial, data, trial_dir(logdir, trial), base)
             study.tell(trial, loss)
@@ -72,7 +68,7 @@ def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
         except (optuna.TrialPruned, ae.Diverged) as e:
             study.tell(trial, state=TrialState.PRUNED)
             print(e)
-    if not complete_trials(study):
+    if not study.get_trials(states=[TrialState.COMPLETE]):
         raise ae.AutoEncoderError("no trial is complete: all diverged, or --trials is too small")
     return study
 
@@ -81,22 +77,19 @@ def open_study(data, logdir, base, space):
     """Returns the optuna.Study that is kept in logdir. Creates it if there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     Path(logdir).mkdir(parents=True, exist_ok=True)
-    journal = str(Path(logdir, "journal.log"))
-    lock = JournalFileSymlinkLock(journal)
-    backend = JournalFileBackend(journal, lock)
-    drop_half_line(journal, lock)
+    journal = Path(logdir, "journal.log")
+    if journal.exists() and journal.read_bytes()[-1:] not in (b"", b"\n"):
+        # A full disk leaves that. Optuna would append the next line to it.
+        raise ae.AutoEncoderError(f"{journal} ends in half a line: delete it in an editor")
+    storage = JournalStorage(JournalFileBackend(str(journal)))
     # A search by one process without a stop is the same each time. Processes that join it have no
     # seed, because with the same one they would draw the same trials.
     try:
-        storage = JournalStorage(backend)
         study = optuna.create_study(storage=storage, study_name="tuning")
         seed = base.seed % 2**32  # the range of NumPy's RandomState, which the sampler has
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name="tuning")
         seed = None
-    except json.JSONDecodeError as e:
-        hint = "use another logdir"
-        raise ae.AutoEncoderError(f"{journal} has a damaged line, {e.doc[:60]!r}: {hint}") from None
     study.sampler = optuna.samplers.TPESampler(constant_liar=True, seed=seed)
     study.pruner = optuna.pruners.MedianPruner(n_warmup_steps=2)
     to_json = optuna.distributions.distribution_to_json
@@ -112,17 +105,6 @@ def open_study(data, logdir, base, space):
         raise ae.AutoEncoderError(f"{logdir} has a search with other {names}: use another logdir")
     study.set_user_attr("settings", settings)
     return study
-
-
-def drop_half_line(path, lock):
-    """Removes half a line at the end of a journal, which a full disk leaves. Optuna would append the
-    next line to it."""
-    lock.acquire()  # no other process is writing
-    try:
-        with open(path, "rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-    finally:
-        lock.release()
 
 
 def validation_loss(trial, data, logdir, base):
@@ -144,64 +126,12 @@ def trial_dir(logdir, trial):
     return Path(logdir, f"trial-{trial.number:03d}")
 
 
-def formatted(value):
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def complete_trials(study):
-    """Returns the complete trials, in the order of their numbers."""
-    return study.get_trials(states=[TrialState.COMPLETE])
-
-
-def trials_table(study):
-    """Returns a table of the complete trials, the best first, as text."""
-    trials = sorted(complete_trials(study), key=lambda trial: trial.value)
-    names = list(trials[0].params)
-    rows = []
-    for trial in trials:
-        params = [formatted(trial.params[name]) for name in names]
-        rows.append([trial.number, f"{trial.value:.1f}", *params])
-    return format_table(["trial", "validation loss", *names], *rows)
-
-
-def plot_trials(study):
-    """Draws the validation loss of the complete trials against each hyperparameter. Later trials are
-    darker. Returns a Figure.
-
-    optuna.visualization.matplotlib.plot_slice has all axes in one row, too wide for eight.
-    """
-    trials = complete_trials(study)
-    losses = [trial.value for trial in trials]
-    distributions = trials[0].distributions
-    columns = min(4, len(distributions))
-    rows = math.ceil(len(distributions) / columns)
-    figure = Figure(figsize=(2.2 * columns + 0.5, 2.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes in grid.flat[len(distributions) :]:
-        axes.set_axis_off()
-    for axes, (name, distribution) in zip(grid.flat, distributions.items()):
-        values = [trial.params[name] for trial in trials]
-        if isinstance(distribution, CategoricalDistribution):
-            choices = distribution.choices
-            values = [choices.index(value) for value in values]
-            axes.set_xticks(range(len(choices)), map(formatted, choices))
-            axes.set_xlim(-0.5, len(choices) - 0.5)
-        elif distribution.log:
-            axes.set(xscale="log", xlim=(distribution.low / 1.1, distribution.high * 1.1))
-            set_log_ticks(axes.xaxis, (1, 3))
-        axes.scatter(values, losses, c=range(len(trials)), cmap="Blues", vmin=-len(trials), s=20)
-        axes.set(xlabel=name, yscale="log")
-        set_log_ticks(axes.yaxis, (1, 2, 3, 5))
-    for axes in grid[:, 0]:
-        axes.set_ylabel("validation loss")
-    return figure
-
-
-def set_log_ticks(axis, multiples):
-    """Sets the ticks of a logarithmic axis to these multiples of powers of ten."""
-    axis.set_major_locator(LogLocator(subs=multiples))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
+def params_of(trial):
+    """Returns the hyperparameters of a trial as text."""
+    params = []
+    for name, value in trial.params.items():
+        params.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(params)
 
 
 def main(args):
@@ -212,22 +142,21 @@ def main(args):
     space = {name: values for name, values in SPACE.items() if name not in args}
     print(f"device: {ae.device()}")
     study = tune(data, args.logdir, args.trials, ae.hparams_from_args(args, data), space)
-    print(trials_table(study))
     pruned = len(study.get_trials(states=[TrialState.PRUNED]))
-    print(f"pruned or diverged: {pruned} trials")
-    figure = plot_trials(study)
-    figure.savefig(args.logdir / "trials.png", dpi=100)
-    print(f"validation loss against each hyperparameter: {args.logdir / 'trials.png'}")
+    print(f"pruned or diverged: {pruned} of {len(study.get_trials(states=FINISHED))} trials")
     best = study.best_trial
+    print(f"best: trial {best.number}, validation loss {best.value:.3f}, {params_of(best)}")
     with load_run(trial_dir(args.logdir, best), args.data_dir) as (sess, g, data):
         evaluation = ae.evaluate(sess, g, data.test.images)
     print(f"trial {best.number} on the test images: {evaluation}")
-    print(f"all trials: tensorboard --logdir {args.logdir}")
+    print(f"all trials, in the tab HParams: tensorboard --logdir {args.logdir}")
 
 
 if __name__ == "__main__":
     example = "python -m beyond.tuning --trials 80"
-    parser = ae.Parser("python -m beyond.tuning", main.__doc__, "logs/tuning", example=example)
+    parser = ae.Parser("python -m beyond.tuning", main.__doc__, example)
+    parser.add_data_dir()
+    parser.add_logdir("logs/tuning")
     ae.add_hparams(parser)
     help = "trials, with those of earlier commands (default: %(default)s)"
     parser.add_argument("--trials", type=int, default=20, metavar="N", help=help)

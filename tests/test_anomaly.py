@@ -107,19 +107,32 @@ def test_experiments(small_dir, monkeypatch, capfd, experiment):
     assert typed(*command, "--data_dir", small_dir, "--seed", 0, 1, module="anomaly") == 0
     out, err = capfd.readouterr()
     assert err == ""
-    by_case = re.findall(r"seed (\d), AUROC by largest: [a-z ]+ ([0-9.]+),", out)
-    areas = np.array(by_case, float)[:, 1].reshape(-1, 2)
-    assert len(areas) == (10 if experiment.startswith("one") else 1)
-    mean, sd = re.search(r" largest +([0-9.]+) ± ([0-9.]+) ", out).groups()
-    by_seed = areas.mean(axis=0)
-    assert float(mean) == pytest.approx(by_seed.mean(), abs=6e-4)
-    assert float(sd) == pytest.approx(by_seed.std(ddof=1), abs=6e-4)
-    assert re.search(r" cosine distance +[0-9.]+ +[0-9.]+ ", out)  # it has no seed
+    tables = re.findall(r"^(.*): (AUROC|average precision)$", out, re.MULTILINE)
+    means = [(experiment, "AUROC"), (experiment, "average precision")]
+    labels = [(f"label {i}", "AUROC") for i in range(10)]
+    assert tables == (labels if experiment.startswith("one") else []) + means
+    # The worst of the means, and ± only where there is a seed.
+    row = re.findall(r" largest +(.*)$", out, re.MULTILINE)[-2]
+    *cells, worst = re.findall(r"([0-9.]+)(?: ± [0-9.]+)?", row)
+    assert float(worst) == min(map(float, cells))
+    assert row.count("±") == len(cells)
+    assert re.search(r" cosine distance( +[0-9.]+)+\n", out)
+
+
+def test_the_table_has_the_mean_over_cases_and_the_standard_deviation_over_seeds():
+    values = np.array([[0.5, 0.7], [0.9, 0.7]])  # (cases, seeds)
+    by_case = [[{("s", "a"): value, ("s", "b"): 0.25} for value in of_case] for of_case in values]
+    row = anomaly.mean_table(by_case, ["s"], ["a", "b"]).splitlines()[1]
+    assert row.split() == ["s", "0.700", "0.250", "0.250"]
+    by_case[0][0]["s", "a"] = 0.3  # mean of each seed: 0.6 and 0.7
+    row = anomaly.mean_table(by_case, ["s"], ["a", "b"]).splitlines()[1]
+    assert row.split() == ["s", "0.650", "±", "0.071", "0.250", "0.250"]
 
 
 def test_baselines_by_numpy():
     train, images = np.random.RandomState(0).rand(2, 40, 9).astype(np.float32)
-    found = {k: f(images) for k, f in anomaly.make_baselines(ae.DataSet(train), 2).items()}
+    baselines = anomaly.make_baselines(ae.DataSet(train), 2)
+    found = {name: score(images) for name, score in baselines.items()}
     mean = train.mean(axis=0)
     axes = np.linalg.svd(train - mean)[2][:2]
     G = np.clip((images - mean) @ axes.T @ axes + mean, 0, 1)
@@ -131,33 +144,36 @@ def test_baselines_by_numpy():
     expected = {"PCA error": np.square(G - images).sum(axis=1)}
     for name, distances in all_distances.items():
         expected[name] = np.sort(distances, axis=1)[:, :5].mean(axis=1)
-    assert list(found) == list(expected)
+    assert list(found) == [*expected, "isolation forest"]
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-4)
+    far = np.vstack([images[:1], np.full((1, 9), 9)])
+    assert np.argmax(baselines["isolation forest"](far)) == 1
 
 
 def test_one_label_against_the_others(small_dir):
     data = ae.read_data_sets(small_dir)
     for one, experiment in ((True, "one-normal"), (False, "one-abnormal")):
-        for label, case in enumerate(anomaly.cases(experiment, data)):
+        for label, (_, normal, abnormal) in enumerate(anomaly.cases(experiment, data)):
             is_normal = (data.test.labels == label) == one
-            assert np.array_equal(case.data.test.images, data.test.images[is_normal])
-            assert np.array_equal(case.abnormal["other labels"], data.test.images[~is_normal])
-            for part, whole in zip(case.data[:2], data):
+            assert np.array_equal(normal.test.images, data.test.images[is_normal])
+            assert np.array_equal(abnormal["other labels"], data.test.images[~is_normal])
+            for part, whole in zip(normal[:2], data):
                 assert np.array_equal(part.labels == label, np.full(len(part.labels), one))
                 assert len(part.labels) == ((whole.labels == label) == one).sum()
 
 
 def test_auroc_is_the_share_of_pairs_in_which_the_abnormal_image_has_the_greater_score():
-    area = anomaly.separation(roc_auc_score, np.array([1, 2, 4]), np.array([3, 5]))
-    assert area == pytest.approx(5 / 6)  # 3 > 1, 3 > 2, 5 > 1, 2 and 4
+    scores = {"normal": {"s": np.array([1, 2, 4])}, "other": {"s": np.array([3, 5])}}
+    found = anomaly.separations(roc_auc_score, scores)
+    assert found == {("s", "other"): pytest.approx(5 / 6)}  # 3 > 1, 3 > 2, 5 > 1, 2 and 4
 
 
 def test_what_makes_no_experiment_is_refused_before_training(small_dir, tmp_path, capfd):
     train, _, test, _ = ae.read_data_sets(small_dir)
     for name, y_train, y_test, phrase in (
-        ("missing", train.labels, np.minimum(test.labels, 8), "differ in their labels"),
-        ("single", 0 * train.labels, 0 * test.labels, "all images have the label 0"),
+        ("missing", train.labels, np.minimum(test.labels, 8), "two labels or more"),
+        ("single", 0 * train.labels, 0 * test.labels, "two labels or more"),
         ("none", None, None, "no labels"),
     ):
         labels = {} if y_train is None else {"y_train": y_train, "y_test": y_test}

@@ -1,13 +1,18 @@
 """What details.md says of Keras, in processes that do not import autoencoder.py."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 
+import autoencoder as ae
+from beyond import keras_model
 from beyond.common import load_run
-from conftest import ROOT, shell
+from conftest import ROOT, shell, typed
 
 DETAILS = (ROOT / "beyond" / "details.md").read_text()
 EVALUATE = """
@@ -49,11 +54,21 @@ def test_the_same_network_by_fit():
     assert 600 < float(score) < 1200
 
 
-def test_what_cannot_be_converted(model, tmp_path):
-    missing = shell("--logdir", tmp_path, "--output", tmp_path / "a.keras", module="keras_model")
-    assert missing.returncode == 2
-    assert re.fullmatch(r".*: error: .* has no trained network: .*\n", missing.stderr)
-    (tmp_path / "old.keras").touch()
-    old = shell("--logdir", model[0], "--output", tmp_path / "old.keras", module="keras_model")
-    assert (old.returncode, old.stderr.count("\n")) == (2, 1)
-    assert "exists already" in old.stderr
+def test_what_cannot_be_converted(model, tmp_path, capfd):
+    old = tmp_path / "old.keras"
+    old.touch()
+    for logdir, output, phrase in (
+        (model[0], old, "exists already"),
+        (model[0], tmp_path / "new.h5", "must end in .keras"),
+    ):
+        assert typed("--logdir", logdir, "--output", output, module="keras_model") == 2
+        assert phrase in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == [old]
+    # A network of another graph, under the hyperparameters of the tutorial's.
+    run = tmp_path / "run"
+    shutil.copytree(model[0], run)
+    path = run / "checkpoints" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"enc_n": [8, 6, 5]}))
+    for logdir, phrase in ((run, "not one of autoencoder.build"), (tmp_path, "no trained network")):
+        with pytest.raises(ae.AutoEncoderError, match=phrase):
+            keras_model.keras_model(logdir)

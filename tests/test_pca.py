@@ -7,6 +7,7 @@ import pytest
 
 import autoencoder as ae
 from beyond import pca
+from beyond.common import load_run
 from conftest import typed
 
 
@@ -21,43 +22,54 @@ def accuracy_by_sorting(codes, test_codes, data):
 
 
 @pytest.mark.parametrize("n, Z_n, components", [(300, 3, 3), (300, 20, 16), (3, 20, 2)])
-def test_compare_is_numpys(small_hp, small_dir, n, Z_n, components):
+def test_results_are_numpys(small_hp, small_dir, n, Z_n, components):
     data = ae.read_data_sets(small_dir, one_hot=n == 3)
     data = data._replace(train=data.train.subset(slice(n)))
     X, train_X = data.test.images, data.train.images
     g = ae.build(dataclasses.replace(small_hp, Z_n=Z_n))
     with ae.start_session(g) as sess:
-        comparison = pca.compare(sess, g, data)
+        results = {"PCA": pca.evaluate_pca(data, Z_n)}
+        results["autoencoder"] = pca.evaluate_network(sess, g, data)
         Z, G = sess.run([g.Z, g.G], {g.X: X})
         train_Z = sess.run(g.Z, {g.X: train_X})
+        evaluation = ae.evaluate(sess, g, X)
     mean = train_X.mean(axis=0, dtype=np.float64)
     V = np.linalg.svd(train_X - mean, full_matrices=False)[2][:components].T
     codes, train_codes = (X - mean) @ V, (train_X - mean) @ V
     pca_G = np.clip(codes @ V.T + mean, 0, 1)
     expected = {"PCA": (pca_G, codes, train_codes), "autoencoder": (G, Z, train_Z)}
-    assert comparison["PCA"].evaluation[2:] == (components, Z_n)
     for method, (G, test_codes, codes) in expected.items():
-        found = comparison[method]
+        found = results[method]
         # Components of similar variance are mixed by rounding. The error stays the least possible.
         np.testing.assert_allclose(found.G, G[ae.first_of_each(data.test.labels)], atol=1e-4)
-        squared_error = ((G - X) ** 2).sum()  # of 100 images of 16 pixels
-        score_and_mse = squared_error / 2, squared_error / 1600
-        assert found.evaluation[:2] == pytest.approx(score_and_mse, rel=1e-5, abs=1e-6)
+        squared_error = ((G - X) ** 2).sum()  # of 100 images
+        assert found.score == pytest.approx(squared_error / 2, rel=1e-5, abs=1e-6)
         assert found.accuracy == accuracy_by_sorting(codes, test_codes, data)
+    assert results["PCA"].live == components
+    assert results["autoencoder"].live == evaluation.live
+    assert results["autoencoder"].score == pytest.approx(evaluation.score, rel=1e-5)
 
 
 def test_command(small_dir, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(ae, "compile_loop", lambda *_: ae.feed_loop)
-    command = ["--enc_n", 8, "--dec_n", 8, "--epoch_n", 2, "--Z_n", 5, 2]
-    command += ["--data_dir", small_dir, "--logdir", tmp_path / "logs"]
-    assert typed(*command, module="pca") == 0
+    logdir = tmp_path / "logs"
+    command = ["--enc_n", 8, "--dec_n", 8, "--epoch_n", 2, "--Z_n", 5, 2, "--seed", 0, 1]
+    assert typed(*command, "--data_dir", small_dir, "--logdir", logdir, module="pca") == 0
     out, err = capfd.readouterr()
-    assert (err, out.count("epoch: ")) == ("", 4)
+    assert (err, out.count("epoch: ")) == ("", 8)
     data = ae.read_data_sets(small_dir)
-    rows = {tuple(line.split()[:2]) for line in out.splitlines()}
+    by_seed = []
+    for seed in (0, 1):
+        with load_run(logdir / f"Z_n=5,seed={seed}") as (sess, g, _):
+            by_seed.append(ae.evaluate(sess, g, data.test.images))
+    scores = [evaluation.score for evaluation in by_seed]
+    lives = [str(evaluation.live) for evaluation in by_seed]
+    mean, sd = np.mean(scores), np.std(scores, ddof=1)
+    row = ["5", "autoencoder", f"{mean:.1f}", "±", f"{sd:.1f}", *lives]
     accuracy = accuracy_by_sorting(data.train.images, data.test.images, data)
-    assert {("2", "PCA"), ("5", "autoencoder"), ("pixels", f"{accuracy:.2%}")} <= rows
-    assert (tmp_path / "logs" / "pca.png").exists()
+    rows = [line.split() for line in out.splitlines()]
+    assert row in [line[:7] for line in rows]
+    assert ["pixels", f"{accuracy:.2%}"] in rows
 
 
 def test_any_integers_are_labels(small_dir, recwarn):
@@ -67,9 +79,3 @@ def test_any_integers_are_labels(small_dir, recwarn):
         expected = accuracy_by_sorting(train.images, test.images, data)
         assert pca.knn_accuracy(train.images, test.images, labels, labels[:100]) == expected
     assert not recwarn.list
-
-
-def test_a_sample_is_bounded(small_dir, monkeypatch):
-    monkeypatch.setattr(pca, "MAX_FLOATS", 100 * 16)
-    some = pca.sample(ae.read_data_sets(small_dir).train)
-    assert len(some.images) == len(np.unique(some.images, axis=0)) == 100

@@ -55,8 +55,6 @@ def test_validation_images_choose(small_hp, small_dir, tmp_path, monkeypatch, wi
         assert trial.value == trained[trial.number]
     assert len(trained) == 3
     assert study.best_trial.number == min(trained, key=trained.get)
-    rows = tuning.trials_table(study).splitlines()[1:]
-    assert [int(row.split()[0]) for row in rows] == sorted(trained, key=trained.get)
 
 
 def test_bad_trials_are_stopped(small_hp, small_dir, tmp_path, without_xla):
@@ -84,7 +82,6 @@ def test_a_search_goes_on_with_the_same_images_and_settings(
     base = dataclasses.replace(small_hp, epoch_n=1, seed=2**32)
     tuning.tune(data, tmp_path, 1, base, SPACE)
     journal = tmp_path / "journal.log"
-    journal.write_bytes(journal.read_bytes() + b'{"op_code":4,"wor')  # as a full disk leaves it
     tuning.tune(data._replace(path=tmp_path / "moved"), tmp_path, 2, base, SPACE)
     assert [trial.state.name for trial in trials_in(tmp_path)] == ["COMPLETE"] * 2
     longer = dataclasses.replace(base, epoch_n=2)
@@ -94,8 +91,9 @@ def test_a_search_goes_on_with_the_same_images_and_settings(
     for name, (images, hp, space) in (cases | {"images": (fewer, base, SPACE)}).items():
         with pytest.raises(ae.AutoEncoderError, match=f"other {name}: use another logdir"):
             tuning.tune(images, tmp_path, 3, hp, space)
-    journal.write_bytes(b"{" + journal.read_bytes())
-    with pytest.raises(ae.AutoEncoderError, match="journal.log has a damaged line"):
+    with open(journal, "ab") as file:
+        file.write(b'{"op_code":4,"wor')  # as a full disk leaves it
+    with pytest.raises(ae.AutoEncoderError, match="journal.log ends in half a line"):
         tuning.tune(data, tmp_path, 3, base, SPACE)
 
 
