@@ -898,7 +898,7 @@ def restore(sess, g, data, logdir):
     """
     path = tf.train.latest_checkpoint(checkpoint_dir(logdir))
     if path is None:
-        print(f"no checkpoint in {logdir}: training starts with the weights in the session")
+        print(f"no checkpoint in {logdir}: training starts")
         return []
     epoch = int(path.rsplit("-", 1)[1])
     saved_hp, saved = read_run(logdir)
