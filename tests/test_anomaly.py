@@ -102,21 +102,18 @@ def test_defects_change_what_they_say():
 @pytest.mark.parametrize("experiment", anomaly.EXPERIMENTS)
 def test_experiments(small_dir, monkeypatch, capfd, experiment):
     monkeypatch.setattr(ae, "compile_loop", lambda *_: ae.feed_loop)
+    train, _, test, _ = ae.read_data_sets(small_dir)
+    labels = {"y_train": train.labels % 3, "y_test": test.labels % 3}
+    np.savez(small_dir / "three.npz", x_train=train.images, x_test=test.images, **labels)
     # A rate that falls needs the number of the images that are trained on.
     command = [*SMALL, "--experiment", experiment, "--epoch_n", 1, "--schedule", "linear"]
-    assert typed(*command, "--data_dir", small_dir, "--seed", 0, 1, module="anomaly") == 0
+    assert typed(*command, "--data_dir", small_dir / "three.npz", module="anomaly") == 0
     out, err = capfd.readouterr()
     assert err == ""
     tables = re.findall(r"^(.*): (AUROC|average precision)$", out, re.MULTILINE)
     means = [(experiment, "AUROC"), (experiment, "average precision")]
-    labels = [(f"label {i}", "AUROC") for i in range(10)]
-    assert tables == (labels if experiment.startswith("one") else []) + means
-    # The worst of the means, and ± only where there is a seed.
-    row = re.findall(r" largest +(.*)$", out, re.MULTILINE)[-2]
-    *cells, worst = re.findall(r"([0-9.]+)(?: ± [0-9.]+)?", row)
-    assert float(worst) == min(map(float, cells))
-    assert row.count("±") == len(cells)
-    assert re.search(r" cosine distance( +[0-9.]+)+\n", out)
+    of_labels = [(f"label {i}", "AUROC") for i in range(3)]
+    assert tables == (of_labels if experiment.startswith("one") else []) + means
 
 
 def test_the_table_has_the_mean_over_cases_and_the_standard_deviation_over_seeds():

@@ -125,19 +125,12 @@ def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, c
     assert f"\ntrial {best.number} on the test images: {evaluation}\n" in out
 
 
-def test_a_bar_is_cleared_also_after_an_exception(small_hp, small_dir, monkeypatch, capsys):
-    def prune(epoch):
-        raise optuna.TrialPruned
-
+def test_a_bar_is_shown_on_a_terminal_alone(monkeypatch, capsys):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", terminal)
-    g = ae.build(small_hp)
-    with ae.start_session(g) as sess, pytest.raises(optuna.TrialPruned) as error:
-        common.train_with_bar(sess, g, ae.read_data_sets(small_dir), on_epoch=prune)
-    *_, last_line, after = terminal.getvalue().split("\r")
-    assert error.tb and "training: " in terminal.getvalue()  # the traceback keeps the bar
-    assert (last_line.strip(), after) == ("", "")
-    monkeypatch.setattr(sys, "stderr", None)  # as after 2>&-
-    assert [len(batch) for batch in common.in_batches(range(2500), "x")] == [1000, 1000, 500]
+    for stream in (terminal, io.StringIO(), None):  # None after 2>&-
+        monkeypatch.setattr(sys, "stderr", stream)
+        batches = common.in_batches(range(2500), "scoring")
+        assert [len(batch) for batch in batches] == [1000, 1000, 500]
+        assert stream is None or ("scoring" in stream.getvalue()) == (stream is terminal)
     assert capsys.readouterr().out == ""
