@@ -54,14 +54,6 @@ def check(actual, expected, rtol=0, atol=0):
         np.testing.assert_allclose(actual[1][name], value, rtol, atol, err_msg=name)
 
 
-def mean_loss(G, X):
-    return tf.reduce_mean(tf.square(G - X))
-
-
-def penalized_loss(G, X):
-    return ae.l2_loss(G, X) + 0.1 * tf.add_n([tf.nn.l2_loss(w) for w in tf.trainable_variables()])
-
-
 def encode_with_layer(X, hp):
     """A layer before those of the tutorial, made as the tutorial makes them."""
     w = tf.Variable(tf.truncated_normal([hp.X_n, hp.X_n], stddev=0.3))
@@ -74,20 +66,15 @@ def rmsprop_with_decay(loss):
     return tf.train.RMSPropOptimizer(rate).minimize(loss, global_step=step)
 
 
-COMPILED = {
-    # 210 steps are three calls of 55 and a shorter one.
-    "tutorial": {"hp": dataclasses.replace(HP, batch_size=1, schedule="cosine")},
-    "mean": {"loss": mean_loss},
-    "penalty": {"loss": penalized_loss},
-    "layer": {"encode": encode_with_layer},
-    "momentum": {"minimize": tf.train.MomentumOptimizer(0.001, 0.9).minimize},
-    "decay": {"minimize": rmsprop_with_decay},
-}
+CHANGED = {"encode": encode_with_layer, "minimize": rmsprop_with_decay}
 
 
-@pytest.mark.parametrize("change", COMPILED)
-def test_both_loops_train_what_was_built(change, capsys):
-    g = build(**COMPILED[change])
+# 210 steps are three calls of 55 and a shorter one.
+@pytest.mark.parametrize(
+    "changes", [{"hp": dataclasses.replace(HP, batch_size=1, schedule="cosine", seed=1)}, CHANGED]
+)
+def test_both_loops_train_what_was_built(changes, capsys):
+    g = build(**changes)
     check(train(g, loop=None), train(g), rtol=1e-5, atol=1e-5)
     assert "without XLA" not in capsys.readouterr().out
 
@@ -95,11 +82,10 @@ def test_both_loops_train_what_was_built(change, capsys):
 @pytest.mark.parametrize("loop", [ae.feed_loop, None])
 def test_what_training_alone_is_fed_may_change_after_an_epoch(loop, tmp_path, capsys):
     hp = dataclasses.replace(HP, learning_rate=1e-30)  # the weights stay as they are
-    images = ae.DataSet(IMAGES[:200])
-    data = ae.DataSets(images, images, images)
+    data = DATA._replace(validation=DATA.train)
 
     def weighted_loss(G, X):
-        return tf.placeholder_with_default(1.0, [], "weight") * mean_loss(G, X)
+        return tf.placeholder_with_default(1.0, [], "weight") * ae.l2_loss(G, X)
 
     def change(epoch):
         g.training_feed[weight] = 5.0
@@ -133,21 +119,13 @@ def loss_in_python(G, X):
     return ae.l2_loss(G, X) + tf.reshape(sum_of_X, [])
 
 
-def conditional_loss(G, X):
-    return tf.cond(tf.reduce_sum(X) > 0, lambda: ae.l2_loss(G, X), lambda: 0.0)
-
-
-DROPOUT = {"encode": encode_with_dropout, "training_feed": {"keep_prob:0": 0.5}}
-
-
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        (DROPOUT, "random numbers"),
+        ({"encode": encode_with_dropout, "training_feed": {"keep_prob:0": 0.5}}, "random numbers"),
         ({"encode": encode_with_convolution}, "convolutions are slow on a CPU"),
         ({"encode": encode_with_reference}, "tf.enable_resource_variables()"),
         ({"loss": loss_in_python}, "unsupported operations"),
-        ({"loss": conditional_loss}, "unsupported operations"),
         ({"loss": lambda G, X: tf.cast(ae.l2_loss(G, X), tf.float64)}, "float64"),
     ],
 )
@@ -165,29 +143,20 @@ def test_what_xla_cannot_compile_is_trained_by_feed_loop(changes, reason, capfd,
 
 def test_convolutions_are_compiled_for_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
-    details = {"device_name": "of that name"}
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
     g = build(encode=encode_with_convolution)
     check(train(g, loop=None), train(g), rtol=1e-5, atol=1e-5)
     assert "without XLA" not in capsys.readouterr().out
-    assert ae.device() == "GPU, of that name"
 
 
-REBUILT = {
-    "layer": COMPILED["layer"],
-    "decay": COMPILED["decay"],
-    "condition": {"loss": conditional_loss},
-    "Python": {"loss": loss_in_python},
-}
-
-
-@pytest.mark.parametrize("change", REBUILT)
-def test_a_changed_graph_is_resumed_and_refused_by_another(change, tmp_path):
+def test_a_changed_graph_is_resumed_and_refused_by_another(tmp_path):
     # TensorFlow numbers functions, and the gradients of swish, by what the process has built before.
+    def loss(G, X):
+        return tf.cond(tf.reduce_sum(X) > 0, lambda: 1.0, lambda: 0.0) * loss_in_python(G, X)
+
     short, long = (dataclasses.replace(HP, epoch_n=n) for n in (1, 2))
-    train(build(short, **REBUILT[change]), tmp_path)
-    unbroken = train(build(long, **REBUILT[change]))
-    check(train(build(long, **REBUILT[change]), tmp_path, resume=True), unbroken)
+    train(build(short, loss=loss, **CHANGED), tmp_path)
+    unbroken = train(build(long, loss=loss, **CHANGED))
+    check(train(build(long, loss=loss, **CHANGED), tmp_path, resume=True), unbroken)
     before = files(tmp_path)
     with pytest.raises(ae.AutoEncoderError, match=r"another graph: .*reset_default_graph"):
         train(build(), tmp_path, resume=True)
