@@ -1,7 +1,7 @@
 """`python autoencoder.py` as its users run it, and what importing the module does."""
 
 import dataclasses
-import os
+import io
 import re
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import autoencoder as ae
-from conftest import ROOT, SMALL, files, score_of, shell, small_files, typed
+from conftest import SMALL, command_of, files, score_of, shell, typed
 
 LEFT = """checkpoints/checkpoint checkpoints/epoch-10.data-00000-of-00001
 checkpoints/epoch-10.index checkpoints/run.json events reconstruction.png test/Z.tsv test/events
@@ -30,12 +30,13 @@ def test_the_main_job(main_job):
     assert sorted(re.sub(r"\.out\.tfevents\..*", "", path) for path in left) == LEFT.split()
 
 
-def test_a_console_and_a_folder_with_other_characters(small_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+def test_a_recipe_and_a_folder_with_other_characters(small_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "cp1252"))
+    flags = [*SMALL, "--recipe", "tuned", "--epoch_n", 2, "--Z_n", 5]
+    assert typed(*flags, "--data_dir=~", "--logdir=~/学習") == 0
     logdir = tmp_path / "学習"
-    flags = [*SMALL, "--recipe", "tuned", "--epoch_n", 2, "--Z_n", 5, "--data_dir", small_dir]
-    run = shell(*flags, "--logdir", logdir)
-    assert (run.returncode, run.stderr) == (0, "")
     assert (logdir / "reconstruction.png").exists()
     # A recipe, with what the flags and the data say.
     hp, _ = ae.read_run(logdir)
@@ -44,18 +45,10 @@ def test_a_console_and_a_folder_with_other_characters(small_dir, tmp_path, monke
 
 
 BAD = {
-    "--epoch_n x": "--epoch_n: invalid int value: 'x'",
-    "--enc_n": "--enc_n: expected at least one argument",
-    "--activation tanh": "choose from .*relu.*swish",
     "--epochs 3": "unrecognized arguments: --epochs 3",
-    "--batch_size 0": "batch_size must be an integer > 0, not 0",
     "--enc_n 500 -300": "enc_n must be an integer > 0, not -300",
-    "--learning_rate nan": "learning_rate must be a number > 0, not nan",
     "--data_dir caf\udce9": r"'caf\\udce9' is not in UTF-8",
-    "--data_dir {dir}/none": "{dir}/none/train-images-idx3-ubyte",
-    "--logdir {dir}/run[1]": r"{dir}/run\[1\]: .* \[",
     "--logdir {dir}/file": "{dir}/file",
-    "--logdir /proc/x": "/proc/x",
     "--learning_rate 1e30": "the loss is not finite: .*learning_rate",
 }
 
@@ -72,43 +65,12 @@ def test_bad_input_is_one_line_and_status_2(arguments, small_dir, tmp_path, capf
         assert files(tmp_path) == before
 
 
-def test_help_has_the_default_of_every_hyperparameter(capfd):
-    assert typed("--help") == 0
-    text = " ".join(capfd.readouterr().out.split())
-    for name, value in dataclasses.asdict(ae.HParams()).items():
-        default = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        found = re.search(rf"--{name} [^()]*\(default: {default}\)", text)
-        assert found or name in ("X_n", "train_n")
-
-
-def test_home_folder_and_resume_without_a_checkpoint(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(small_files(tmp_path))
-    assert typed(*SMALL, "--data_dir=~", "--logdir=~/mistyped", "--epoch_n", 1, "--resume") == 0
-    assert f"no checkpoint in {tmp_path}/mistyped" in capfd.readouterr().out
-    assert (tmp_path / "mistyped" / "reconstruction.png").exists()
-    assert not (tmp_path / "~").exists()
-
-
-@pytest.mark.parametrize("closed", ["", "2>&-"])
-def test_import_changes_nothing(tmp_path, closed):
-    code = """if True:
-        import os
-        def descriptor(number):
-            try:
-                status = os.fstat(number)
-            except OSError:
-                return "closed"
-            return status.st_dev, status.st_ino
-        before = descriptor(1), descriptor(2)
-        import autoencoder
-        assert (descriptor(1), descriptor(2)) == before
-    """
-    command = ["sh", "-c", f'"$0" -B -c "$1" {closed}', sys.executable, code]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
-    assert files(tmp_path) == {}
+def test_help_names_the_hyperparameters_also_without_stderr():
+    command = ["sh", "-c", '"$0" "$@" 2>&-', *command_of(["--help"])]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert run.returncode == 0
+    flags = set(re.findall(r"--(\w+)", run.stdout))
+    assert dataclasses.asdict(ae.HParams()).keys() - flags == {"X_n", "train_n"}
 
 
 def test_tensorflows_log_can_be_seen(monkeypatch):
