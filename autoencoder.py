@@ -943,6 +943,13 @@ def read_run(logdir):
 def fingerprint(g, data):
     """Returns a dict of what distinguishes a run from others: its hyperparameters, and checksums of
     its graph and images."""
+    checksums = {"graph": graph_checksum(g), "images": images_checksum(data)}
+    # Through JSON, so that it can be compared with what was read: tuples become lists.
+    return json.loads(json.dumps(dataclasses.asdict(g.hp) | checksums))
+
+
+def graph_checksum(g):
+    """Returns a checksum of the operations of a training step."""
     step = subgraph(g, g.loss.op, g.opt)
     for node in step.node:
         # TensorFlow numbers gradients and Python functions by what the process has built before.
@@ -953,9 +960,7 @@ def fingerprint(g, data):
     functions = (function.signature.name for function in step.library.function)
     for name in sorted(functions, key=len, reverse=True):
         text = text.replace(name, "function")
-    checksums = {"graph": zlib.crc32(text.encode()), "images": images_checksum(data)}
-    # Through JSON, so that it can be compared with what was read: tuples become lists.
-    return json.loads(json.dumps(dataclasses.asdict(g.hp) | checksums))
+    return zlib.crc32(text.encode())
 
 
 def images_checksum(data):
@@ -1184,7 +1189,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--data_dir", type=user_path, default=default, metavar="PATH", help=help)
 
     def add_logdir(self, default=LOGDIR):
-        help = "folder of the run (default: %(default)s)"
+        """Adds --logdir."""
+        help = "folder of the run, or of the runs (default: %(default)s)"
         self.add_argument("--logdir", type=user_path, default=default, metavar="FOLDER", help=help)
 
     def error(self, message):

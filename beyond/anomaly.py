@@ -138,8 +138,9 @@ def make_baselines(train, components, seed=0):
     """
     pca = fit_pca(train.images, components)
     neighbours = train.images[:NEIGHBOUR_IMAGES]
-    cosine = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine").fit(neighbours)
-    euclidean = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(neighbours)
+    n = min(NEIGHBOURS, len(neighbours))
+    cosine = NearestNeighbors(n_neighbors=n, metric="cosine").fit(neighbours)
+    euclidean = NearestNeighbors(n_neighbors=n, algorithm="brute").fit(neighbours)
     forest = IsolationForest(random_state=seed).fit(train.images)
 
     def pca_error(images):
@@ -177,15 +178,12 @@ def cases(experiment, data):
     if not same or len(labels) == 1:
         needed = "two labels or more, all of them in training, validation and test images"
         raise ae.AutoEncoderError(f"{data.path}: this needs {needed}")
+    one_normal = experiment == "one-normal"
     for label in labels:
-        normal_parts = []
-        for part in parts:
-            is_normal = (part.labels == label) == (experiment == "one-normal")
-            normal_parts.append(part.subset(is_normal))
-        normal = ae.DataSets(*normal_parts, data.path)
-        other_labels = data.test.images[~is_normal]  # of the last part
-        abnormal = {"other labels": other_labels} | defects(normal.test.images)
-        yield label, normal, abnormal
+        normal = [part.subset((part.labels == label) == one_normal) for part in parts]
+        others = data.test.images[(data.test.labels == label) != one_normal]
+        abnormal = {"other labels": others} | defects(normal[-1].images)
+        yield label, ae.DataSets(*normal, data.path), abnormal
 
 
 def defects(images):

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 import autoencoder as ae
 
-# For names of files in Japanese, which matplotlib's own font lacks: those that are installed.
+# For Japanese names of files. matplotlib's own font has no Japanese. Those that are installed are used.
 JAPANESE_FONTS = {"Noto Sans CJK JP", "IPAGothic", "Hiragino Sans", "Yu Gothic", "MS Gothic"}
 matplotlib.rcParams["font.family"] += sorted(JAPANESE_FONTS & {*font_manager.get_font_names()})
-warnings.filterwarnings("ignore", "Glyph .* missing")  # of a character that none of them has
+warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
 
 
 def checkpoint_of(logdir):
@@ -34,12 +34,12 @@ def load_run(logdir, data_dir=None):
     Raises AutoEncoderError if there is no network, if it was trained on other data, or if its data
     was not read from a file.
     """
-    checkpoint_of(logdir)
+    checkpoint_of(logdir)  # raises AutoEncoderError if there is none
     hp, saved = ae.read_run(logdir)
     data_dir = data_dir or saved["data_dir"]
     if data_dir is None or not Path(data_dir).exists():
         found = f"{data_dir} does not exist" if data_dir else f"{logdir} was trained on arrays"
-        raise ae.AutoEncoderError(f"{found}: pass the place of {logdir}'s data with --data_dir")
+        raise ae.AutoEncoderError(f"{found}: pass its data, a folder or .npz, with --data_dir")
     data = ae.read_data_sets(data_dir)
     g = ae.build(hp)
     with ae.start_session(g) as sess:
@@ -60,11 +60,11 @@ def progress_bar(description, iterable=None, total=None):
     return tqdm(iterable, description, total, leave=False, file=stream, disable=not is_shown)
 
 
-def in_batches(rows, description, size=1000):
-    """Yields `size` rows at a time, with a bar that counts the rows."""
+def in_batches(rows, description):
+    """Yields 1,000 rows at a time, with a bar that counts the rows."""
     with progress_bar(description, total=len(rows)) as bar:
-        for start in range(0, len(rows), size):
-            batch = rows[start : start + size]
+        for start in range(0, len(rows), 1000):
+            batch = rows[start : start + 1000]
             yield batch
             bar.update(len(batch))
 
@@ -100,7 +100,7 @@ def encode_images(sess, g, images):
 
 def add_seeds(parser):
     """Adds --seed to a parser, with one or more seeds."""
-    help = "a network for each (default: 0)"
+    help = "seeds: a network is trained for each (default: 0)"
     parser.add_argument(
         "--seed", dest="seeds", type=int, nargs="+", default=[0], metavar="N", help=help
     )

@@ -77,7 +77,9 @@ def main(args):
     if "[" in str(args.output):
         raise ae.AutoEncoderError(f"{args.output}: TensorFlow cannot open a path with [")
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
-        export(sess, g, args.output, make_detector(sess, g, data))
+        detector = make_detector(sess, g, data)
+        with ae.writing(args.output):
+            export(sess, g, args.output, detector)
     print(f"SavedModel: {args.output}")
 
 

@@ -25,7 +25,10 @@ def keras_model(logdir):
     import keras  # not before autoencoder.py, which hides TensorFlow's log
 
     checkpoint = tf.train.load_checkpoint(checkpoint_of(logdir))
-    hp, _ = ae.read_run(logdir)
+    hp, saved = ae.read_run(logdir)
+    g = ae.build(hp)
+    if saved["graph"] != ae.graph_checksum(g):
+        raise ae.AutoEncoderError(f"the graph of {logdir} is not that of autoencoder.build")
     Dense = keras.layers.Dense
     X = keras.Input([hp.X_n], name="X")
     h = X
@@ -36,11 +39,9 @@ def keras_model(logdir):
         h = Dense(n, hp.activation, name=f"Decoder_Layer{i + 1:02d}")(h)
     G = Dense(hp.X_n, "sigmoid", name="G")(h)
     model = keras.Model(X, G, name="autoencoder")
-    with ae.build(hp).X.graph.as_default():
-        names = [variable.op.name for variable in tf.trainable_variables()]
-    if not all(map(checkpoint.has_tensor, names)):
-        raise ae.AutoEncoderError(f"the graph of {logdir} is not one of autoencoder.build")
-    model.set_weights([checkpoint.get_tensor(name) for name in names])
+    with g.X.graph.as_default():
+        weights = tf.trainable_variables()  # w and b of each layer from X to G, as Keras has them
+    model.set_weights([checkpoint.get_tensor(variable.op.name) for variable in weights])
     return model
 
 
@@ -50,9 +51,10 @@ def main(args):
         raise ae.AutoEncoderError(f"{args.output} must end in .keras")
     if args.output.exists():
         raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     tf.enable_v2_behavior()
-    keras_model(args.logdir).save(args.output)
+    model = keras_model(args.logdir)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    model.save(args.output)
     print(f"Keras model: {args.output}")
 
 

@@ -8,7 +8,7 @@ OUTPUT.npz is what `python autoencoder.py --data_dir` takes:
 |------------------|-----------------|---------------------------------------------------------|
 | x_train, x_test  | (n, size, size) | grey images, bytes from 0 (black) to 255                |
 | y_train, y_test  | (n,)            | labels; only if the pictures are in subfolders          |
-| class_names      | (classes,)      | names of the subfolders: that of label i is number i     |
+| class_names      | (classes,)      | names of the subfolders: that of label i is number i    |
 | size             | ()              | width and height of the images, in pixels               |
 | invert, center   | ()              | booleans: whether --invert and --center were given      |
 """
@@ -69,7 +69,9 @@ def read_pictures(path, size, invert=False, center=False):
         try:
             image, format = read_picture(file, size, invert, center)
         except UnidentifiedImageError:
-            left_out.append(f"{name}: not a picture, or HEIC, which needs pip install pillow-heif")
+            is_heic = file.suffix.lower() in (".heic", ".heif")
+            hint = ", without pip install pillow-heif" if is_heic else ""
+            left_out.append(f"{name}: Pillow cannot open it{hint}")
         except Exception as e:  # Pillow raises a dozen kinds for damaged files
             left_out.append(f"{name}: {ae.first_line(e)}")
         else:
@@ -251,6 +253,8 @@ def main(args):
     if args.folder.resolve() in args.output.resolve().parents:
         hint = "the next run would read its preview: choose an output elsewhere"
         raise ae.AutoEncoderError(f"{args.output} is inside {args.folder}, and {hint}")
+    if args.size < 1:
+        raise ae.AutoEncoderError(f"--size must be at least 1, not {args.size}")
     images, files, formats = read_pictures(args.folder, args.size, args.invert, args.center)
     if len(images) < MIN_PICTURES:
         found = f"{args.folder} has {len(images)} pictures"

@@ -31,9 +31,9 @@ def read_images(path, data_path, X_n, invert, center):
     Returns images (n, X_n), and for each the name of its file, or its index in an array, as text.
     Raises AutoEncoderError if they do not fit the network.
     """
-    flags = {"invert": invert, "center": center}
+    options = {"invert": invert, "center": center}
     if path.suffix == ".npy":
-        if any(flags.values()):
+        if any(options.values()):
             raise ae.AutoEncoderError("--invert and --center are for pictures, not for an array")
         try:
             array = np.load(path)
@@ -45,14 +45,15 @@ def read_images(path, data_path, X_n, invert, center):
         return images, list(map(str, range(len(images))))
     if data_path.suffix == ".npz":
         with np.load(data_path) as arrays:
-            for name in flags.keys() & {*arrays}:
-                if flags[name] > arrays[name]:
-                    raise ae.AutoEncoderError(f"{data_path} was made without --{name}")
-                flags[name] = bool(arrays[name])
+            made_with = {name: bool(arrays[name]) for name in options if name in arrays}
+        for name, value in made_with.items():
+            if options[name] and not value:
+                raise ae.AutoEncoderError(f"{data_path} was made without --{name}")
+        options |= made_with
     size = math.isqrt(X_n)
     if size**2 != X_n:
         raise ae.AutoEncoderError(f"the network's images are not square: they have {X_n} pixels")
-    pictures, files, _ = read_pictures(path, size, **flags)
+    pictures, files, _ = read_pictures(path, size, **options)
     # A name may have bytes that are no characters.
     names = [str(file).encode(errors="backslashreplace").decode() for file in files]
     return as_images(pictures), names
@@ -68,12 +69,6 @@ def plot_screened(sess, g, images, titles):
     for axes, title in zip(figure.axes, titles):
         axes.set_title(title, fontsize="x-small", parse_math=False)  # a $ in a name is no formula
     return figure
-
-
-def folders_of(names):
-    """Returns the subfolder of each file (n,), or "" if it is in none."""
-    all_parts = [Path(name).parts for name in names]
-    return np.array([parts[0] if len(parts) > 1 else "" for parts in all_parts])
 
 
 def folder_table(folders, flags, scores, baselines):
@@ -94,7 +89,7 @@ def folder_table(folders, flags, scores, baselines):
             for i, values in enumerate(by_name.values()):
                 areas[i] = f"{roc_auc_score(rows[both], values[both]):.3f}"
         share = f"{flags[rows].mean():.1%}"
-        table.append((folder, rows.sum(), share, f"{np.median(scores[rows]):.2f}", *areas))
+        table.append((folder, rows.sum(), share, f"{np.median(scores[rows]):.1f}", *areas))
     return format_table(*table)
 
 
@@ -114,18 +109,22 @@ def main(args):
         all_scores, flags = detect(sess, g, images, detector)
         scores = all_scores[args.score]
         shown = np.argsort(-scores, kind="stable")[: args.show]
-        # The end of a name that fits above an image.
-        titles = [f"{names[i][-16:]}\n{scores[i]:.1f}{' !' if flags[i] else ''}" for i in shown]
+        header = [*all_scores, "flag", "file"]
+        columns = np.char.mod("%.3f", list(all_scores.values()))
+        # (n, columns), text, for the file and the table.
+        rows = np.stack([*columns, flags.astype(int).astype(str), names], axis=1)
+        with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        titles = []
+        for i in shown:
+            mark = " !" if flags[i] else ""
+            titles.append(f"{names[i][-16:]}\n{scores[i]:.1f}{mark}")  # what fits above an image
         figure = plot_screened(sess, g, images[shown], titles)
     figure.savefig(folder / "screened.png", dpi=100)
-    header = [*all_scores, "flag", "file"]
-    columns = np.char.mod("%.3f", list(all_scores.values()))
-    rows = np.stack([*columns, flags.astype(int).astype(str), names], axis=1)
-    with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
     print(format_table(header, *rows[shown]))
-    folders = folders_of(names)
-    if any(folders):
+    paths = map(Path, names)
+    folders = np.array([path.parts[0] if path.parent.name else "." for path in paths])
+    if np.any(folders != "."):
         baselines = make_baselines(data.train, g.hp.Z_n)
         by_baselines = {f"by {name}": baseline(images) for name, baseline in baselines.items()}
         print(folder_table(folders, flags, scores, by_baselines))

@@ -28,33 +28,33 @@ def plates():
     rng = np.random.default_rng(0)
     for folder, count in COUNTS.items():
         for i in range(count):
-            yield f"{folder}/{i:04d}.png", draw_plate(rng, defect=folder.split("/")[1])
+            yield f"{folder}/{i:04d}.png", draw_plate(rng, kind=folder.split("/")[1])
 
 
-def draw_plate(rng, defect):
-    """Returns a plate as a Pillow image. rng: np.random.Generator; defect: see COUNTS."""
+def draw_plate(rng, kind):
+    """Returns a plate as a Pillow image. rng: np.random.Generator; kind: good, or a defect."""
     background = int(rng.uniform(10, 30))
     metal = int(rng.uniform(150, 190))
     picture = Image.new("L", (SIDE, SIDE), background)
     draw = ImageDraw.Draw(picture)
     draw.rounded_rectangle(PLATE, radius=18, fill=metal)
     holes = list(HOLES)
-    if defect == "hole":
+    if kind == "hole":
         holes.pop(rng.integers(len(holes)))
     for x, y in holes:
         draw.circle((x, y), 16, fill=background)
     left, top, right, bottom = PLATE
     x = rng.uniform(left + 20, right - 20)
     y = rng.uniform(top + 15, bottom - 15)
-    if defect == "scratch":
+    if kind == "scratch":
         angle = rng.uniform(0, np.pi)
         dx = 30 * np.cos(angle)
         dy = 30 * np.sin(angle)
         draw.line((x - dx, y - dy, x + dx, y + dy), fill=metal - 90, width=3)
-    elif defect == "chip":
+    elif kind == "chip":
         edge = top if rng.random() < 0.5 else bottom
         draw.circle((x, edge), rng.uniform(9, 14), fill=background)
-    elif defect == "stain":
+    elif kind == "stain":
         stain = Image.new("L", picture.size)
         radius = rng.uniform(8, 14)
         ImageDraw.Draw(stain).ellipse((x - radius, y - 7, x + radius, y + 7), fill=160)
@@ -86,11 +86,11 @@ def draw_digit(rng, digit):
     place = rng.integers(width - ink.width + 1), rng.integers(height - ink.height + 1)
     sheet = Image.new("L", (width, height))
     sheet.paste(ink, tuple(map(int, place)))
-    share = np.asarray(sheet.filter(ImageFilter.GaussianBlur(rng.uniform(0.8, 2)))) / 255
+    ink_share = np.asarray(sheet.filter(ImageFilter.GaussianBlur(rng.uniform(0.8, 2)))) / 255
     angle = rng.uniform(0, 2 * np.pi)
     slope = rng.uniform(20, 80) * np.array([np.cos(angle), np.sin(angle)])
-    paper = rng.uniform(170, 210) + gradient(share.shape, slope)
-    grey = paper * (1 - share) + rng.uniform(30, 70) * share
+    paper = rng.uniform(170, 210) + gradient(ink_share.shape, slope)
+    grey = paper * (1 - ink_share) + rng.uniform(30, 70) * ink_share
     return with_noise(grey, rng.uniform(2, 8), rng)
 
 

@@ -1,15 +1,12 @@
 """Tunes the hyperparameters with Optuna, by the eight steps that the tutorial describes but does not
-implement.
+implement: the validation images choose, and the best network is evaluated on the test images, once.
 
     python -m beyond.tuning --help
 
-Train; evaluate on validation images; adjust the hyperparameters; train; evaluate; keep the better
-of the two; repeat; and then evaluate the best on the test images, once.
-
 A trial is a training with hyperparameters that Optuna's TPE sampler suggests: at random in the
 first ten trials, and then by the results of the earlier ones. After five complete trials, a trial
-is pruned, which means that it is stopped, if its lowest validation loss so far is above the median
-of the complete trials after as many epochs.
+is pruned, which means that it is stopped, from its third epoch on, if its lowest validation loss so
+far is above the median of the complete trials after as many epochs.
 
 The study is kept in logdir/journal.log. The same command continues it. Run at the same time in
 several processes, or on several machines that share the folder, it shares the trials among them.
@@ -51,8 +48,8 @@ def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
     data: DataSets; base: HParams, for the hyperparameters that are not in `space`; space: {name of a
     hyperparameter: optuna distribution}.
     Returns the optuna.Study. Raises AutoEncoderError if the space is empty, if the study in logdir
-    was made with other images, another `base` or another space, if it is damaged, or if no trial is
-    complete.
+    was made with other images, another `base` or another space, if its journal ends in half a line, or
+    if no trial is complete.
     """
     if not space:
         raise ae.AutoEncoderError("there is nothing to search: all hyperparameters are given")
@@ -80,7 +77,8 @@ def open_study(data, logdir, base, space):
     journal = Path(logdir, "journal.log")
     if journal.exists() and journal.read_bytes()[-1:] not in (b"", b"\n"):
         # A full disk leaves that. Optuna would append the next line to it.
-        raise ae.AutoEncoderError(f"{journal} ends in half a line: delete it in an editor")
+        hint = "if no other process is writing to it, delete that line in an editor"
+        raise ae.AutoEncoderError(f"the last line of {journal} is incomplete: {hint}")
     storage = JournalStorage(JournalFileBackend(str(journal)))
     # A search by one process without a stop is the same each time. Processes that join it have no
     # seed, because with the same one they would draw the same trials.
@@ -96,8 +94,8 @@ def open_study(data, logdir, base, space):
     searched = {name: to_json(distribution) for name, distribution in space.items()}
     # Not the path of the images, because they may be moved.
     images = {"images": ae.images_checksum(data)}
-    settings = dataclasses.asdict(base) | searched | images
-    settings = json.loads(json.dumps(settings))
+    # Through JSON, as the journal: tuples become lists.
+    settings = json.loads(json.dumps(dataclasses.asdict(base) | searched | images))
     earlier = study.user_attrs.get("settings", settings)
     if earlier != settings:
         changed = [name for name in earlier | settings if earlier.get(name) != settings.get(name)]

@@ -69,6 +69,9 @@ def test_what_cannot_be_converted(model, tmp_path, capfd):
     shutil.copytree(model[0], run)
     path = run / "checkpoints" / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"enc_n": [8, 6, 5]}))
-    for logdir, phrase in ((run, "not one of autoencoder.build"), (tmp_path, "no trained network")):
+    for logdir, phrase in (
+        (run, "not that of autoencoder.build"),
+        (tmp_path, "no trained network"),
+    ):
         with pytest.raises(ae.AutoEncoderError, match=phrase):
             keras_model.keras_model(logdir)
