@@ -141,7 +141,7 @@ def make_baselines(train, components, seed=0):
     n = min(NEIGHBOURS, len(neighbours))
     cosine = NearestNeighbors(n_neighbors=n, metric="cosine").fit(neighbours)
     euclidean = NearestNeighbors(n_neighbors=n, algorithm="brute").fit(neighbours)
-    forest = IsolationForest(random_state=seed).fit(train.images)
+    forest = IsolationForest(random_state=seed % 2**32).fit(train.images)  # NumPy's seeds end there
 
     def pca_error(images):
         reconstructions = decode_by_pca(pca, pca.transform(images))

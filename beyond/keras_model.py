@@ -29,15 +29,14 @@ def keras_model(logdir):
     g = ae.build(hp)
     if saved["graph"] != ae.graph_checksum(g):
         raise ae.AutoEncoderError(f"the graph of {logdir} is not that of autoencoder.build")
-    Dense = keras.layers.Dense
     X = keras.Input([hp.X_n], name="X")
     h = X
     for i, n in enumerate(hp.enc_n):
-        h = Dense(n, hp.activation, name=f"Encoder_Layer{i + 1:02d}")(h)
-    h = Dense(hp.Z_n, hp.Z_activation, name="Z")(h)
+        h = keras.layers.Dense(n, hp.activation, name=f"Encoder_Layer{i + 1:02d}")(h)
+    h = keras.layers.Dense(hp.Z_n, hp.Z_activation, name="Z")(h)
     for i, n in enumerate(hp.dec_n):
-        h = Dense(n, hp.activation, name=f"Decoder_Layer{i + 1:02d}")(h)
-    G = Dense(hp.X_n, "sigmoid", name="G")(h)
+        h = keras.layers.Dense(n, hp.activation, name=f"Decoder_Layer{i + 1:02d}")(h)
+    G = keras.layers.Dense(hp.X_n, "sigmoid", name="G")(h)
     model = keras.Model(X, G, name="autoencoder")
     with g.X.graph.as_default():
         weights = tf.trainable_variables()  # w and b of each layer from X to G, as Keras has them

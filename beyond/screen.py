@@ -104,6 +104,7 @@ def main(args):
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
         folder = args.output or args.logdir / "screened"
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scores.csv").touch()  # fails now if it cannot be written
         images, names = read_images(args.pictures, data.path, g.hp.X_n, args.invert, args.center)
         detector = make_detector(sess, g, data, args.score, args.rate)
         all_scores, flags = detect(sess, g, images, detector)
