@@ -176,8 +176,7 @@ def cases(experiment, data):
     labels = np.unique(data.train.labels)
     same = all(np.array_equal(labels, np.unique(part.labels)) for part in parts)
     if not same or len(labels) == 1:
-        needed = "two labels or more, all of them in training, validation and test images"
-        raise ae.AutoEncoderError(f"{data.path}: this needs {needed}")
+        raise ae.AutoEncoderError(f"{data.path} needs two labels or more, each in all three parts")
     one_normal = experiment == "one-normal"
     for label in labels:
         normal = [part.subset((part.labels == label) == one_normal) for part in parts]

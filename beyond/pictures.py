@@ -34,7 +34,6 @@ with contextlib.suppress(ImportError):
 
     pillow_heif.register_heif_opener()
 
-TEST_SHARE = 0.2
 MIN_PICTURES = 15  # of which 11 are for training, 1 is for validation and 3 are for test
 HIDDEN = (".", "@eaDir")  # starts of the names of what programs keep beside pictures
 
@@ -262,7 +261,7 @@ def main(args):
     labels, names = labels_of(files, args.folder)
     # The split is random, because the order in the folder may have a meaning.
     rows = np.arange(len(images))
-    train, test = train_test_split(rows, test_size=TEST_SHARE, random_state=0)
+    train, test = train_test_split(rows, test_size=0.2, random_state=0)
     arrays = {"x_train": images[train], "x_test": images[test]}
     arrays |= {"size": args.size, "invert": args.invert, "center": args.center}
     if labels is not None:
@@ -277,8 +276,11 @@ def main(args):
     if labels is not None:
         table = zip(range(len(names)), names, np.bincount(labels))
         print(format_table(["label", "class", "pictures"], *table))
-    print(f"{len(train)} training images and {len(test)} test images: {args.output}")
-    print(f"preview of ten training images: {preview}")
+    print(f"{len(train)} training and {len(test)} test images: {args.output}; preview: {preview}")
+    epochs = max(10, 4000 // (1 + len(train) // 50))  # 4,000 minibatches of 50
+    print(
+        f"train: python autoencoder.py --recipe tuned --epoch_n {epochs} --data_dir {args.output}"
+    )
 
 
 if __name__ == "__main__":

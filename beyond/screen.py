@@ -7,8 +7,8 @@ LOGDIR/screened. If the pictures are in subfolders, prints how abnormal those of
 """
 
 import csv
-import math
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def read_images(path, data_path, X_n, invert, center):
             if options[name] and not value:
                 raise ae.AutoEncoderError(f"{data_path} was made without --{name}")
         options |= made_with
-    size = math.isqrt(X_n)
+    size = round(X_n**0.5)
     if size**2 != X_n:
         raise ae.AutoEncoderError(f"the network's images are not square: they have {X_n} pixels")
     pictures, files, _ = read_pictures(path, size, **options)
@@ -99,8 +99,8 @@ def main(args):
     (--rate). Pictures are made grey and fitted into the size of the network's images."""
     if not 0 < args.rate < 1:
         raise ae.AutoEncoderError(f"--rate must be between 0 and 1, not {args.rate}")
-    if args.show < 1:
-        raise ae.AutoEncoderError(f"--show must be at least 1, not {args.show}")
+    if not 1 <= args.show <= 50:
+        raise ae.AutoEncoderError(f"--show must be from 1 to 50, not {args.show}")
     with load_run(args.logdir, args.data_dir) as (sess, g, data):
         folder = args.output or args.logdir / "screened"
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,10 +116,8 @@ def main(args):
         rows = np.stack([*columns, flags.astype(int).astype(str), names], axis=1)
         with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *rows])
-        titles = []
-        for i in shown:
-            mark = " !" if flags[i] else ""
-            titles.append(f"{names[i][-16:]}\n{scores[i]:.1f}{mark}")  # what fits above an image
+        marks = np.where(flags, " !", "")
+        titles = [f"{textwrap.fill(names[i], 14)}\n{scores[i]:.1f}{marks[i]}" for i in shown]
         figure = plot_screened(sess, g, images[shown], titles)
     figure.savefig(folder / "screened.png", dpi=100)
     print(format_table(header, *rows[shown]))

@@ -174,6 +174,7 @@ def test_what_is_skipped_left_out_or_read_in_part_is_named(tmp_path, capfd, monk
     assert left_out.keys() == reasons.keys()
     assert all(reasons[name] in left_out[name] for name in reasons)
     assert "skipped: 4 hidden" in out
+    assert "--epoch_n 4000 " in out  # 16 training images are one minibatch
     assert "pictures: 21 (20 PNG, 1 TIFF: first of several pages or frames)" in out
 
 
