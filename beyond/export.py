@@ -84,7 +84,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    example = "python -m beyond.export --logdir logs/tuned --output digits"
+    example = "python -m beyond.export --logdir logs/tuned --output logs/digits-model"
     parser = ae.Parser("python -m beyond.export", main.__doc__, example)
     parser.add_data_dir(None)
     parser.add_logdir()

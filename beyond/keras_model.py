@@ -1,10 +1,11 @@
 """Converts a trained network into a Keras model, for programs that use TensorFlow 2 or Keras.
 
-python -m beyond.keras_model --logdir logs/AutoEncoder --output digits.keras
+    python -m beyond.keras_model --logdir logs/AutoEncoder --output logs/digits.keras
 
-import keras
-autoencoder = keras.saving.load_model("digits.keras")
-encoder = keras.Model(autoencoder.input, autoencoder.get_layer("Z").output)
+In a program that does not import autoencoder.py:
+
+    import keras
+    autoencoder = keras.saving.load_model("logs/digits.keras")
 """
 
 import sys
@@ -58,7 +59,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    example = "python -m beyond.keras_model --logdir logs/tuned --output digits.keras"
+    example = "python -m beyond.keras_model --logdir logs/tuned --output logs/digits.keras"
     parser = ae.Parser("python -m beyond.keras_model", main.__doc__, example)
     parser.add_logdir()
     help = "a new file to write, which ends in .keras"

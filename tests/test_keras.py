@@ -34,7 +34,7 @@ def run(program, folder):
 
 
 def test_the_converted_network_computes_what_the_session_does(model, tmp_path):
-    output = tmp_path / "digits.keras"
+    output = tmp_path / "logs" / "digits.keras"
     converted = shell("--logdir", model[0], "--output", output, module="keras_model")
     assert (converted.returncode, converted.stderr) == (0, "")
     with load_run(model[0]) as (sess, g, data):
