@@ -18,12 +18,18 @@ matplotlib.rcParams["font.family"] += sorted(JAPANESE_FONTS & {*font_manager.get
 warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
 
 
-def checkpoint_of(logdir):
-    """Returns the path of the checkpoint in logdir. Raises AutoEncoderError if there is none."""
+def open_graph(logdir):
+    """Returns the Graph of the network that was trained in logdir, the path of its checkpoint, and the
+    contents of run.json. Raises AutoEncoderError if there is no network, or if autoencoder.build did
+    not make its graph."""
     path = ae.tf.train.latest_checkpoint(ae.checkpoint_dir(logdir))
     if path is None:
         raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
-    return path
+    hp, saved = ae.read_run(logdir)
+    g = ae.build(hp)
+    if saved["graph"] != ae.graph_checksum(g):
+        raise ae.AutoEncoderError(f"the graph of {logdir} is not that of autoencoder.build")
+    return g, path, saved
 
 
 @contextlib.contextmanager
@@ -31,29 +37,25 @@ def load_run(logdir, data_dir=None):
     """Opens the network that was trained in logdir. Yields session, Graph and DataSets.
 
     data_dir: where its data is now; by default, where it was when the network was trained.
-    Raises AutoEncoderError if there is no network, if it was trained on other data, or if its data
-    was not read from a file.
+    Raises AutoEncoderError as open_graph does, if it was trained on other data, or if its data was not
+    read from a file.
     """
-    checkpoint_of(logdir)  # raises AutoEncoderError if there is none
-    hp, saved = ae.read_run(logdir)
+    g, _, saved = open_graph(logdir)
     data_dir = data_dir or saved["data_dir"]
     if data_dir is None or not Path(data_dir).exists():
         found = f"{data_dir} does not exist" if data_dir else f"{logdir} was trained on arrays"
         raise ae.AutoEncoderError(f"{found}: pass its data, a folder or .npz, with --data_dir")
     data = ae.read_data_sets(data_dir)
-    g = ae.build(hp)
     with ae.start_session(g) as sess:
         with contextlib.redirect_stdout(None):  # nothing is resumed
             epochs = len(ae.restore(sess, g, data, logdir))
-        print(f"network: {logdir}, trained for {epochs} of {hp.epoch_n} epochs")
+        print(f"network: {logdir}, trained for {epochs} of {g.hp.epoch_n} epochs")
         yield sess, g, data
 
 
 def progress_bar(description, iterable=None, total=None):
-    """Returns a tqdm bar, which counts the elements of the iterable, or calls of its `update`.
-
-    It is shown on a terminal or in a notebook, and cleared at its end.
-    """
+    """Returns a tqdm bar, which counts the elements of the iterable, or calls of its `update`. It is
+    shown on a terminal or in a notebook, and cleared at its end."""
     # A notebook stores what is written to stderr as an error. Both streams are None if closed.
     stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
     is_shown = stream is not None and ae.is_interactive(stream)

@@ -11,7 +11,7 @@ In a program that does not import autoencoder.py:
 import sys
 
 import autoencoder as ae
-from beyond.common import checkpoint_of
+from beyond.common import open_graph
 
 tf = ae.tf
 
@@ -21,15 +21,13 @@ def keras_model(logdir):
     (n, X_n) to G (n, X_n). The layer of the latent variables is called Z.
 
     Call tf.enable_v2_behavior() first: Keras needs eager execution, which autoencoder.py switches off.
-    Raises AutoEncoderError if there is no network, or if autoencoder.build did not make its graph.
+    Raises AutoEncoderError as open_graph does.
     """
     import keras  # not before autoencoder.py, which hides TensorFlow's log
 
-    checkpoint = tf.train.load_checkpoint(checkpoint_of(logdir))
-    hp, saved = ae.read_run(logdir)
-    g = ae.build(hp)
-    if saved["graph"] != ae.graph_checksum(g):
-        raise ae.AutoEncoderError(f"the graph of {logdir} is not that of autoencoder.build")
+    g, path, _ = open_graph(logdir)
+    hp = g.hp
+    checkpoint = tf.train.load_checkpoint(path)
     X = keras.Input([hp.X_n], name="X")
     h = X
     for i, n in enumerate(hp.enc_n):
