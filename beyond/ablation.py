@@ -1,7 +1,4 @@
-"""What does each choice of recipe `tuned` do?
-
-python -m beyond.ablation --seed 0 1 2 3 4
-"""
+"""What does each choice of recipe `tuned` do? See python -m beyond.ablation --help."""
 
 import dataclasses
 import sys
@@ -33,9 +30,8 @@ def main(args):
             without = dataclasses.replace(tuned, **{name: getattr(tutorial, name)})
             rows[f"`--{name} {value}`"] = without, dataclasses.replace(tutorial, **{name: value})
     # Both at once as well, because the learning rate of `tuned` was found for one that falls.
-    schedule, learning_rate = tutorial.schedule, tutorial.learning_rate
-    constant = dataclasses.replace(tuned, schedule=schedule, learning_rate=learning_rate)
-    rows["learning rate and its schedule"] = (constant,)
+    both = {name: getattr(tutorial, name) for name in ("schedule", "learning_rate")}
+    rows["learning rate and its schedule"] = (dataclasses.replace(tuned, **both),)
     print("| choice | `tuned` without it | `tutorial` with it |\n|---|---|---|")
     for choice, hps in rows.items():
         losses = [mean_sd(validation_losses(hp, data, args.seeds), ".1f") for hp in hps]

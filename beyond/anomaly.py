@@ -130,18 +130,17 @@ def detect(sess, g, images, detector):
 # ---- Baselines -----------------------------------------------------------------------------------
 
 
-def make_baselines(train, components, seed=0):
+def make_baselines(train, components):
     """Fits what one would try without a network to training images, a DataSet. Returns
     {name: function of images (m, X_n) that returns their scores (m,)}.
 
-    components: of PCA; seed: of the isolation forest.
+    components: of PCA.
     """
     pca = fit_pca(train.images, components)
     neighbours = train.images[:NEIGHBOUR_IMAGES]
     n = min(NEIGHBOURS, len(neighbours))
     cosine = NearestNeighbors(n_neighbors=n, metric="cosine").fit(neighbours)
     euclidean = NearestNeighbors(n_neighbors=n, algorithm="brute").fit(neighbours)
-    forest = IsolationForest(random_state=seed % 2**32).fit(train.images)  # NumPy's seeds end there
 
     def pca_error(images):
         reconstructions = decode_by_pca(pca, pca.transform(images))
@@ -151,8 +150,14 @@ def make_baselines(train, components, seed=0):
         "PCA error": pca_error,
         "cosine distance": lambda images: cosine.kneighbors(images)[0].mean(axis=1),
         "Euclidean distance": lambda images: euclidean.kneighbors(images)[0].mean(axis=1),
-        "isolation forest": lambda images: -forest.score_samples(images),
+        "isolation forest": make_forest(train, seed=0),
     }
+
+
+def make_forest(train, seed):
+    """Fits an isolation forest to training images. Returns a function as make_baselines does."""
+    forest = IsolationForest(random_state=seed % 2**32).fit(train.images)  # NumPy's seeds end there
+    return lambda images: -forest.score_samples(images)
 
 
 # ---- Abnormal images -----------------------------------------------------------------------------
@@ -228,22 +233,28 @@ def line(image, length, rng):
 MEASURES = {"AUROC": roc_auc_score, "average precision": average_precision_score}
 
 
-def score_case(data, abnormal, hp):
-    """Scores normal and abnormal test images by a network and baselines that are trained on normal
-    images. Returns {kind, or "normal": {name of a score: (m,)}}.
+def score_case(data, abnormal, hps):
+    """Scores normal and abnormal test images by networks and baselines that are trained on normal
+    images. Returns for each of hps {kind, or "normal": {name of a score: (m,)}}.
 
-    data: DataSets of normal images; abnormal: {kind: (m, X_n)}.
+    data: DataSets of normal images; abnormal: {kind: (m, X_n)}; hps: HParams with different seeds.
     """
-    baselines = make_baselines(data.train, hp.Z_n, hp.seed)
-    g = ae.build(dataclasses.replace(hp, train_n=data.train.num_examples))
-    with ae.start_session(g) as sess:
-        common.train_with_bar(sess, g, data)
-        scores = add_scores(sess, g, data)
+    images = {"normal": data.test.images} | abnormal
+    baselines = make_baselines(data.train, hps[0].Z_n)
+    plain = {kind: {name: f(X) for name, f in baselines.items()} for kind, X in images.items()}
+    by_seed = []
+    for hp in hps:
+        forest = make_forest(data.train, hp.seed)
         found = {}
-        for kind, X in ({"normal": data.test.images} | abnormal).items():
-            found[kind] = common.run_batches(sess, scores, g.X, X, "scoring")
-            found[kind] |= {name: score(X) for name, score in baselines.items()}
-        return found
+        g = ae.build(dataclasses.replace(hp, train_n=data.train.num_examples))
+        with ae.start_session(g) as sess:
+            common.train_with_bar(sess, g, data)
+            scores = add_scores(sess, g, data)
+            for kind, X in images.items():
+                by_network = common.run_batches(sess, scores, g.X, X, "scoring")
+                found[kind] = by_network | plain[kind] | {"isolation forest": forest(X)}
+        by_seed.append(found)
+    return by_seed
 
 
 def separations(measure, scores):
@@ -287,7 +298,7 @@ def main(args):
     print(f"device: {ae.device()}")
     tables = {measure: [] for measure in MEASURES}
     for label, normal, abnormal in cases(args.experiment, data):
-        by_seed = [score_case(normal, abnormal, hp) for hp in hps]
+        by_seed = score_case(normal, abnormal, hps)
         names = by_seed[0]["normal"]
         for measure, function in MEASURES.items():
             tables[measure].append([separations(function, scores) for scores in by_seed])

@@ -1,12 +1,5 @@
-"""Generates pictures that resemble photographs, to try beyond.screen on.
-
-    python -m beyond.synthetic plates FOLDER
-    python -m beyond.synthetic digits FOLDER
-
-`plates` are metal plates with three holes, good ones for training, and good and defective ones for
-test, in folders that are laid out as those of the MVTec anomaly detection dataset. `digits` are the
-first 200 test digits of MNIST, written on paper.
-"""
+"""Generates pictures that resemble photographs, to try beyond.screen on: see --help. The folders of
+plates are laid out as those of the MVTec anomaly detection dataset."""
 
 import sys
 
