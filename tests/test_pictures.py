@@ -206,10 +206,10 @@ def logdir(classes, tmp_path_factory):
     return logdir
 
 
-def screened(path, logdir, *arguments):
+def screened(path, logdir, *arguments, folder="screened"):
     """Screens pictures. Returns the rows of scores.csv, and the scores."""
     assert typed(path, "--logdir", logdir, *arguments, module="screen") == 0
-    with open(logdir / "screened" / "scores.csv", newline="", encoding="utf-8") as file:
+    with open(logdir / folder / "scores.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return rows, np.array([float(row["largest"]) for row in rows])
 
@@ -254,12 +254,9 @@ def test_screening_tells_how_abnormal_each_subfolder_is(logdir, tmp_path, capfd)
     save_squares(tmp_path / "pictures" / "Good", 9)
     save_squares(tmp_path / "pictures" / "bright", 7, paper=99)
     output = tmp_path / "new" / "output"
-    options = ["--rate", 0.2, "--show", 3, "--output", output, "--logdir", logdir]
-    assert typed(tmp_path / "pictures", *options, module="screen") == 0
+    options = ["--rate", 0.2, "--show", 3, "--output", output]
+    rows, scores = screened(tmp_path / "pictures", logdir, *options, folder=output)
     out = capfd.readouterr().out
-    with open(output / "scores.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    scores = np.array([float(row["largest"]) for row in rows])
     flags = np.array([int(row["flag"]) for row in rows])
     is_bright = np.array([row["file"].startswith("bright") for row in rows])
     area = roc_auc_score(is_bright, scores)
