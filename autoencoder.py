@@ -14,7 +14,7 @@ through tf.compat.v1.
 
 Name scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
 Decoder/Layer02, G, loss, training. Any part of the graph can be changed: edit these functions, or
-put your own tensors into a Graph. The functions for training, evaluation and TensorBoard take it.
+put your own tensors into a Network. The functions for training, evaluation and TensorBoard take it.
 
 Losses are reported per 100 images, the tutorial's minibatch: the sum over all minibatches, times
 100, divided by the number of images. So a loss that is a sum over the minibatch, as the tutorial's
@@ -360,7 +360,7 @@ def as_2d(images):
 # ---- Model architecture --------------------------------------------------------------------------
 
 
-class Graph(NamedTuple):
+class Network(NamedTuple):
     """A network to train: what build returns, or tensors of your own.
 
     Z, G and loss must need no other feed than X, with any number of images. Any other placeholder
@@ -469,16 +469,16 @@ def build(hp):
         G = decode(Z, hp)
         loss = l2_loss(G, X)
         opt = training(loss, hp)
-        return Graph(hp, X, Z, G, loss, opt, tf.global_variables_initializer())
+        return Network(hp, X, Z, G, loss, opt, tf.global_variables_initializer())
 
 
 # ---- Session -------------------------------------------------------------------------------------
 
 
-def start_session(g):
+def start_session(net):
     """Opens a session on the graph and initializes its variables."""
-    sess = tf.Session(graph=g.X.graph, config=session_config())
-    sess.run(g.init)
+    sess = tf.Session(graph=net.X.graph, config=session_config())
+    sess.run(net.init)
     return sess
 
 
@@ -509,7 +509,7 @@ class Epoch(NamedTuple):
     live: int  # latent variables that are not dead: not 0 for at least one validation image
 
 
-def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
+def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None):
     """Trains for hp.epoch_n epochs, from the weights that the session has. Returns a list of Epoch.
 
     data: DataSets; the network learns from data.train and is evaluated on data.validation.
@@ -518,25 +518,25 @@ def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
     resume: continue from the last checkpoint in logdir, if there is one. The final weights are the
     same as without the interruption, unless the graph draws random numbers. All hyperparameters must
     be the same, except that epoch_n may be larger if the schedule is constant.
-    loop: a function (sess, g, images, epoch) that trains for one epoch and returns the loss per 100
-    images. The default is compile_loop(sess, g), which computes the same as feed_loop, and faster. If
+    loop: a function (sess, net, images, epoch) that trains for one epoch and returns the loss per 100
+    images. The default is compile_loop(sess, net), which computes the same as feed_loop, and faster. If
     you have changed feed_loop, pass loop=feed_loop.
     on_epoch: a function that is called with each Epoch. An exception that it raises stops training.
 
-    Raises AutoEncoderError if the data or the checkpoint does not match g, and Diverged if the loss
+    Raises AutoEncoderError if the data or the checkpoint does not match net, and Diverged if the loss
     is not finite.
     """
-    check_before_training(g, data, logdir, resume)
-    history = restore(sess, g, data, logdir) if resume else []
-    if len(history) == g.hp.epoch_n:
+    check_before_training(net, data, logdir, resume)
+    history = restore(sess, net, data, logdir) if resume else []
+    if len(history) == net.hp.epoch_n:
         return history
     if not history:
-        restart_schedule(sess, g)
-    loop = loop or compile_loop(sess, g)
-    with recorder(sess, g, data, logdir, history) as record:
-        for epoch in range(len(history) + 1, g.hp.epoch_n + 1):
-            loss = float(loop(sess, g, data.train.images, epoch))
-            validation = evaluate(sess, g, data.validation.images)
+        restart_schedule(sess, net)
+    loop = loop or compile_loop(sess, net)
+    with recorder(sess, net, data, logdir, history) as record:
+        for epoch in range(len(history) + 1, net.hp.epoch_n + 1):
+            loss = float(loop(sess, net, data.train.images, epoch))
+            validation = evaluate(sess, net, data.validation.images)
             print_epoch(epoch, loss, validation.score)
             if not math.isfinite(loss + validation.score):
                 raise Diverged("the loss is not finite: try a smaller learning_rate")
@@ -547,14 +547,14 @@ def train(sess, g, data, logdir=None, resume=False, loop=None, on_epoch=None):
     return history
 
 
-def feed_loop(sess, g, images, epoch):
+def feed_loop(sess, net, images, epoch):
     """Trains for one epoch with one session call per minibatch, as the tutorial does. Returns the
     loss per 100 images."""
-    order = shuffled(g.hp.seed, epoch, len(images))
+    order = shuffled(net.hp.seed, epoch, len(images))
     total = 0.0
-    for start in range(0, len(images), g.hp.batch_size):
-        batch = images[order[start : start + g.hp.batch_size]]
-        loss, _ = sess.run([g.loss, g.opt], feed_dict={g.X: batch, **g.training_feed})
+    for start in range(0, len(images), net.hp.batch_size):
+        batch = images[order[start : start + net.hp.batch_size]]
+        loss, _ = sess.run([net.loss, net.opt], feed_dict={net.X: batch, **net.training_feed})
         total += float(loss)
         print_progress(epoch, total, start + len(batch))
     return REPORTED_IMAGES * total / len(images)
@@ -566,9 +566,9 @@ def shuffled(seed, epoch, n):
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def check_before_training(g, data, logdir, resume):
+def check_before_training(net, data, logdir, resume):
     """Raises AutoEncoderError if `train` could not do what it is asked."""
-    hp = g.hp
+    hp = net.hp
     for name, part in (("training", data.train), ("validation", data.validation)):
         images = part.images
         if images.shape[1:] != (hp.X_n,):
@@ -577,8 +577,8 @@ def check_before_training(g, data, logdir, resume):
             raise AutoEncoderError(f"{name} images must be floats from 0 to 1, not {images.dtype}")
         if len(images) == 0:
             raise AutoEncoderError(f"there are no {name} images")
-    if not g.X.dtype.is_floating:
-        raise AutoEncoderError(f"X must be a placeholder of floats, not of {g.X.dtype.name}")
+    if not net.X.dtype.is_floating:
+        raise AutoEncoderError(f"X must be a placeholder of floats, not of {net.X.dtype.name}")
     if hp.schedule != "constant" and hp.train_n != data.train.num_examples:
         found = f"there are {data.train.num_examples} training images"
         raise AutoEncoderError(f"train_n is {hp.train_n}, but {found}: the schedule needs it")
@@ -590,11 +590,11 @@ def check_before_training(g, data, logdir, resume):
         raise AutoEncoderError(f"{logdir}: TensorFlow opens no checkpoints in a path with [ or \\")
 
 
-def restart_schedule(sess, g):
+def restart_schedule(sess, net):
     """Sets the global step to 0, so that a learning rate that decays starts where it should also in a
     session that has been used for training before."""
-    step = tf.train.get_global_step(g.X.graph)
-    if g.hp.schedule != "constant" and step is not None:
+    step = tf.train.get_global_step(net.X.graph)
+    if net.hp.schedule != "constant" and step is not None:
         sess.run(step.initializer)
 
 
@@ -635,15 +635,15 @@ class Evaluation(NamedTuple):
         )
 
 
-def evaluate(sess, g, images):
+def evaluate(sess, net, images):
     """Evaluates the network on images (n, X_n). Returns an Evaluation.
 
     The minibatches have batch_size images, so that a loss that is a mean is reported as in training.
     """
     loss_sum, error, live = 0.0, 0.0, False
-    for start in range(0, len(images), g.hp.batch_size):
-        X = images[start : start + g.hp.batch_size]
-        loss, Z, G = sess.run([g.loss, g.Z, g.G], {g.X: X})
+    for start in range(0, len(images), net.hp.batch_size):
+        X = images[start : start + net.hp.batch_size]
+        loss, Z, G = sess.run([net.loss, net.Z, net.G], {net.X: X})
         loss_sum += float(loss)
         error += float(np.square(G - X).sum())
         live = live | (Z != 0).any(axis=0)
@@ -700,37 +700,37 @@ def first_of_each(labels):
 # ---- Compiled loop -------------------------------------------------------------------------------
 
 
-def compile_loop(sess, g):
+def compile_loop(sess, net):
     """Returns a function that computes the same as feed_loop, compiled by XLA.
 
     A session call for each minibatch costs time. The compiled loop makes up to 55 steps per call.
-    For that, _loop_graph copies the training step, from g.X to g.loss and g.opt, into the body of a
+    For that, _loop_graph copies the training step, from net.X to net.loss and net.opt, into the body of a
     tf.while_loop, on the same variables. Only rounding differs.
 
     Returns feed_loop itself, and prints why, if XLA cannot compile the graph; if the graph draws
     random numbers, whose seeds XLA ignores; or if it has convolutions, which XLA makes slow on a CPU.
     """
-    batch_size = g.hp.batch_size
+    batch_size = net.hp.batch_size
     # A tenth of the tutorial's epoch, because progress is printed between calls. At most 2^25
     # pixels, because a call copies its images.
-    steps_per_call = min(55, max(1, 2**25 // (batch_size * g.hp.X_n)))
+    steps_per_call = min(55, max(1, 2**25 // (batch_size * net.hp.X_n)))
 
     def call(sess, images, steps):
-        feed = {feed_phs[tensor]: value for tensor, value in g.training_feed.items()}
+        feed = {feed_phs[tensor]: value for tensor, value in net.training_feed.items()}
         return float(sess.run(loss_sum, {images_ph: images, steps_ph: steps, **feed}))
 
     try:
         # A name that ends in / is this scope itself, also the second time, and not compiled_1.
-        with g.X.graph.as_default(), tf.name_scope("compiled/"):
-            images_ph, steps_ph, feed_phs, loss_sum = _loop_graph(g)
+        with net.X.graph.as_default(), tf.name_scope("compiled/"):
+            images_ph, steps_ph, feed_phs, loss_sum = _loop_graph(net)
         # XLA compiles in the first call, or fails.
-        call(sess, np.zeros((steps_per_call * batch_size, g.hp.X_n), np.float32), steps=0)
+        call(sess, np.zeros((steps_per_call * batch_size, net.hp.X_n), np.float32), steps=0)
     except (AutoEncoderError, tf.errors.OpError, ValueError, TypeError) as e:
         print(f"training with feed_loop, without XLA: {first_line(e):.200}")
         return feed_loop
 
     def compiled_loop(sess, _, images, epoch):
-        order = shuffled(g.hp.seed, epoch, len(images))
+        order = shuffled(net.hp.seed, epoch, len(images))
         total = 0.0
         full = len(images) // batch_size  # the last minibatch may be smaller
         for first in range(0, full, steps_per_call):
@@ -742,7 +742,7 @@ def compile_loop(sess, g):
             print_progress(epoch, total, last * batch_size)
         rest = images[order[full * batch_size :]]
         if len(rest):
-            loss, _ = sess.run([g.loss, g.opt], {g.X: rest, **g.training_feed})
+            loss, _ = sess.run([net.loss, net.opt], {net.X: rest, **net.training_feed})
             total += float(loss)
             print_progress(epoch, total, len(images))
         return REPORTED_IMAGES * total / len(images)
@@ -750,10 +750,10 @@ def compile_loop(sess, g):
     return compiled_loop
 
 
-def _loop_graph(g):
+def _loop_graph(net):
     """Adds a loop over minibatches to the graph. Returns the placeholders of the images, of the number
     of steps, and of what training_feed feeds, as a dict; and the sum of the losses."""
-    hp, step_def = g.hp, subgraph(g, g.loss.op, g.opt)
+    hp, step_def = net.hp, subgraph(net, net.loss.op, net.opt)
     nodes = [*step_def.node]
     for function in step_def.library.function:
         nodes.extend(function.node_def)
@@ -765,15 +765,17 @@ def _loop_graph(g):
     variables = variable_handles()
     images_ph = tf.placeholder(tf.float32, [None, hp.X_n])
     steps_ph = tf.placeholder(tf.int32, [])
-    feed_phs = {t: tf.placeholder(t.dtype, np.shape(v)) for t, v in g.training_feed.items()}
+    feed_phs = {t: tf.placeholder(t.dtype, np.shape(v)) for t, v in net.training_feed.items()}
 
     def loop(images, steps, feed):
         def step(k, total):
             X = tf.slice(images, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
-            inputs = variables | feed | {g.X.name: tf.cast(X, g.X.dtype)}
+            inputs = variables | feed | {net.X.name: tf.cast(X, net.X.dtype)}
             # tf.identity makes a tensor of the loop's own graph.
             inputs = {name: tf.identity(value) for name, value in inputs.items() if name in names}
-            loss, opt = tf.import_graph_def(step_def, inputs, [g.loss.name, g.opt.name], name="")
+            loss, opt = tf.import_graph_def(
+                step_def, inputs, [net.loss.name, net.opt.name], name=""
+            )
             with tf.control_dependencies([opt]):
                 return k + 1, total + loss
 
@@ -792,10 +794,10 @@ def variable_handles():
     return {v.handle.name: v.handle for v in variables}
 
 
-def subgraph(g, *operations):
+def subgraph(net, *operations):
     """Returns the GraphDef that operations of the graph need, with placeholders for its variables."""
     names = [op.name for op in operations]
-    part = tf.graph_util.extract_sub_graph(g.X.graph.as_graph_def(), names)
+    part = tf.graph_util.extract_sub_graph(net.X.graph.as_graph_def(), names)
     for node in part.node:
         node.attr.pop("_class", None)  # it may name operations that are not in this part
         if node.op == "VarHandleOp":
@@ -825,7 +827,7 @@ RUN_FILES = (
 
 
 @contextlib.contextmanager
-def recorder(sess, g, data, logdir, history):
+def recorder(sess, net, data, logdir, history):
     """Opens the files of a run. Yields a function that, given the history, writes the summaries of its
     last epoch and saves a checkpoint. Without logdir, that function does nothing.
 
@@ -834,17 +836,17 @@ def recorder(sess, g, data, logdir, history):
     if not logdir:
         yield lambda history: None
         return
-    run_info = fingerprint(g, data) | {"data_dir": str(data.path) if data.path else None}
-    with g.X.graph.as_default():
+    run_info = fingerprint(net, data) | {"data_dir": str(data.path) if data.path else None}
+    with net.X.graph.as_default():
         saver = tf.train.Saver(max_to_keep=1, save_relative_paths=True)
     # An operation that fails does so now, before an earlier run is deleted.
-    sess.run([g.loss, g.Z, g.G, graph_summaries(g)], {g.X: data.validation.images[:1000]})
+    sess.run([net.loss, net.Z, net.G, graph_summaries(net)], {net.X: data.validation.images[:1000]})
     checkpoint_dir(logdir).mkdir(parents=True, exist_ok=True)
     if history:  # the next checkpoint replaces the one that was restored
         saver.recover_last_checkpoints([tf.train.latest_checkpoint(checkpoint_dir(logdir))])
     else:
         delete_run(logdir)
-    with summary_writers(sess, g, data, logdir, epochs=len(history)) as write_summaries:
+    with summary_writers(sess, net, data, logdir, epochs=len(history)) as write_summaries:
 
         def record(history):
             write_summaries(history[-1])
@@ -891,7 +893,7 @@ def writing(folder):
         raise AutoEncoderError(f"{folder} cannot be written: {first_line(e)}") from e
 
 
-def restore(sess, g, data, logdir):
+def restore(sess, net, data, logdir):
     """Loads the last checkpoint into the session. Returns its history, or [] if there is none.
 
     Raises AutoEncoderError if it cannot be read or belongs to another run.
@@ -902,9 +904,9 @@ def restore(sess, g, data, logdir):
         return []
     epoch = int(path.rsplit("-", 1)[1])
     saved_hp, saved = read_run(logdir)
-    current = fingerprint(g, data)
+    current = fingerprint(net, data)
     changed = [name for name in current if saved.get(name) != current[name]]
-    if saved_hp.schedule == "constant" and epoch <= g.hp.epoch_n:
+    if saved_hp.schedule == "constant" and epoch <= net.hp.epoch_n:
         changed = [name for name in changed if name != "epoch_n"]  # a run may be made longer
     if changed:
         differences = []
@@ -917,7 +919,7 @@ def restore(sess, g, data, logdir):
             hint += "; in a notebook, call tf.reset_default_graph() before it is built again"
         raise AutoEncoderError(f"the run in {logdir} has another {', '.join(differences)}: {hint}")
     try:
-        with g.X.graph.as_default():
+        with net.X.graph.as_default():
             tf.train.Saver().restore(sess, path)
     except (tf.errors.OpError, ValueError) as e:
         reason = first_line(e)
@@ -940,17 +942,17 @@ def read_run(logdir):
         raise AutoEncoderError(f"{path} is damaged: {e}") from None
 
 
-def fingerprint(g, data):
+def fingerprint(net, data):
     """Returns a dict of what distinguishes a run from others: its hyperparameters, and checksums of
     its graph and images."""
-    checksums = {"graph": graph_checksum(g), "images": images_checksum(data)}
+    checksums = {"graph": graph_checksum(net), "images": images_checksum(data)}
     # Through JSON, so that it can be compared with what was read: tuples become lists.
-    return json.loads(json.dumps(dataclasses.asdict(g.hp) | checksums))
+    return json.loads(json.dumps(dataclasses.asdict(net.hp) | checksums))
 
 
-def graph_checksum(g):
+def graph_checksum(net):
     """Returns a checksum of the operations of a training step."""
-    step = subgraph(g, g.loss.op, g.opt)
+    step = subgraph(net, net.loss.op, net.opt)
     for node in step.node:
         # TensorFlow numbers gradients and Python functions by what the process has built before.
         node.attr.pop("_gradient_op_type", None)
@@ -983,7 +985,7 @@ HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # left out of the Graphs
 
 
 @contextlib.contextmanager
-def summary_writers(sess, g, data, logdir, epochs):
+def summary_writers(sess, net, data, logdir, epochs):
     """Opens the event files of a run that has been trained for some epochs. Yields a function that
     writes the summaries of an Epoch. The graph's own are those of the first 1,000 validation images,
     as Z is."""
@@ -994,17 +996,19 @@ def summary_writers(sess, g, data, logdir, epochs):
     for path in Path(logdir).glob(EVENTS):
         path.unlink()
     run_writer = summary_writer(logdir)
-    add_graph(train_writer, g, data)
-    add(run_writer, 0, session_start_pb(dataclasses.asdict(g.hp)), text_pb("run", about_run(data)))
-    with g.X.graph.as_default():
+    add_graph(train_writer, net, data)
+    add(
+        run_writer, 0, session_start_pb(dataclasses.asdict(net.hp)), text_pb("run", about_run(data))
+    )
+    with net.X.graph.as_default():
         weights = tf.trainable_variables()
     first_images = data.validation.images[:1000]
     examples = data.validation.subset(first_of_each(data.validation.labels)).images
 
     def write_summaries(epoch):
-        fetches = [g.Z, weights, graph_summaries(g)]
-        Z, values, own = sess.run(fetches, {g.X: first_images})
-        G = sess.run(g.G, {g.X: examples})
+        fetches = [net.Z, weights, graph_summaries(net)]
+        Z, values, own = sess.run(fetches, {net.X: first_images})
+        G = sess.run(net.G, {net.X: examples})
         rows = [np.hstack(as_2d(examples)), np.hstack(as_2d(G))]
         add(
             train_writer,
@@ -1027,9 +1031,9 @@ def summary_writers(sess, g, data, logdir, epochs):
         add(run_writer, 0, session_end_pb(STATUS_SUCCESS))
 
 
-def graph_summaries(g):
+def graph_summaries(net):
     """Returns the tf.summary operations of the graph."""
-    return g.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
+    return net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
 
 
 def summary_writer(folder, step=None):
@@ -1080,13 +1084,13 @@ def image_summary(tag, image):
     return tf.Summary(value=[{"tag": tag, "image": {"encoded_image_string": png.getvalue()}}])
 
 
-def add_graph(writer, g, data):
+def add_graph(writer, net, data):
     """Writes the graph, and the compute time and memory of each operation in one step of training,
     by which TensorBoard's Graphs tab can colour it."""
-    graph_def = g.X.graph.as_graph_def(add_shapes=True)
+    graph_def = net.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
     writer.add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
-    feed = {g.X: data.train.images[: g.hp.batch_size], **g.training_feed}
+    feed = {net.X: data.train.images[: net.hp.batch_size], **net.training_feed}
     # FULL_TRACE warns if there is no GPU.
     has_gpu = tf.config.list_physical_devices("GPU")
     level = tf.RunOptions.FULL_TRACE if has_gpu else tf.RunOptions.SOFTWARE_TRACE
@@ -1094,10 +1098,10 @@ def add_graph(writer, g, data):
     config = session_config()
     config.graph_options.rewrite_options.disable_meta_optimizer = True  # no operation is fused
     # A session of its own, so that the weights of the run stay as they are.
-    with tf.Session(graph=g.X.graph, config=config) as sess:
-        sess.run(g.init)
-        sess.run([g.loss, g.opt], feed)  # the first step takes longer than the others
-        sess.run([g.loss, g.opt], feed, tf.RunOptions(trace_level=level), metadata)
+    with tf.Session(graph=net.X.graph, config=config) as sess:
+        sess.run(net.init)
+        sess.run([net.loss, net.opt], feed)  # the first step takes longer than the others
+        sess.run([net.loss, net.opt], feed, tf.RunOptions(trace_level=level), metadata)
     writer.add_run_metadata(metadata, "one step of training")
 
 
@@ -1120,21 +1124,21 @@ def about_run(data):
     return "\n".join(f"- {name}: {text}" for name, text in lines.items())
 
 
-def write_test(sess, g, test, evaluation, logdir):
+def write_test(sess, net, test, evaluation, logdir):
     """Writes to logdir/test the loss of the test images, and up to 10,000 of them for the Projector.
 
     test: DataSet; evaluation: its Evaluation.
     """
     folder = Path(logdir, "test")
-    with summary_writer(folder, g.hp.epoch_n) as writer:
-        add(writer, g.hp.epoch_n, scalar_summary(LOSS_TAG, evaluation.score))
+    with summary_writer(folder, net.hp.epoch_n) as writer:
+        add(writer, net.hp.epoch_n, scalar_summary(LOSS_TAG, evaluation.score))
     # Browsers take pictures of at most 8192 x 8192 pixels.
     columns = min(100, 8192 // max(as_2d(test.images).shape[1:]))
     X = test.images[: columns**2]
     Z_batches, errors = [], []
     for start in range(0, len(X), 1000):
         batch = X[start : start + 1000]
-        Z, G = sess.run([g.Z, g.G], {g.X: batch})
+        Z, G = sess.run([net.Z, net.G], {net.X: batch})
         Z_batches.append(Z)
         errors.append(np.square(G - batch).sum(axis=1) / 2)
     if test.labels is None:
@@ -1272,15 +1276,15 @@ def main(args):
     """Trains the tutorial's autoencoder on MNIST, evaluates it, and draws images X beside their
     reconstructions G."""
     data = read_data_sets(args.data_dir)
-    g = build(hparams_from_args(args, data))
+    net = build(hparams_from_args(args, data))
     print(f"device: {device()}")
-    with start_session(g) as sess:
-        train(sess, g, data, args.logdir, args.resume)
-        evaluation = evaluate(sess, g, data.test.images)
+    with start_session(net) as sess:
+        train(sess, net, data, args.logdir, args.resume)
+        evaluation = evaluate(sess, net, data.test.images)
         print(evaluation)
-        write_test(sess, g, data.test, evaluation, args.logdir)
+        write_test(sess, net, data.test, evaluation, args.logdir)
         examples = data.test.subset(slice(1000))
-        G = sess.run(g.G, {g.X: examples.images})
+        G = sess.run(net.G, {net.X: examples.images})
         path = args.logdir / "reconstruction.png"
         plot_reconstruction(examples.images, G, examples.labels).savefig(path, dpi=100)
         print(f"images X and reconstructions G: {path}")

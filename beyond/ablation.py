@@ -11,9 +11,9 @@ def validation_losses(hp, data, seeds):
     """Trains for each seed. Returns the validation losses after the last epoch: (seeds,)"""
     losses = []
     for seed in seeds:
-        g = ae.build(dataclasses.replace(hp, seed=seed))
-        with ae.start_session(g) as sess:
-            history = train_with_bar(sess, g, data)
+        net = ae.build(dataclasses.replace(hp, seed=seed))
+        with ae.start_session(net) as sess:
+            history = train_with_bar(sess, net, data)
         losses.append(history[-1].validation_loss)
     return losses
 

@@ -50,37 +50,37 @@ class Detector(NamedTuple):
     threshold: float  # an image is abnormal unless its score is at most this
 
 
-def make_detector(sess, g, data, score=SCORE, rate=0.05):
+def make_detector(sess, net, data, score=SCORE, rate=0.05):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
     in the session was trained. At most `rate` of the validation images are above its threshold."""
-    scores = add_scores(sess, g, data)
-    normal = common.run_batches(sess, scores, g.X, data.validation.images, "scoring")[score]
+    scores = add_scores(sess, net, data)
+    normal = common.run_batches(sess, scores, net.X, data.validation.images, "scoring")[score]
     # The smallest score that at most `rate` exceed, and more than rounding changes.
     threshold = np.quantile(normal, 1 - rate, method="inverted_cdf") + 0.001
     return Detector(scores, score, float(threshold))
 
 
-def add_scores(sess, g, data):
-    """Adds the scores of the images in g.X to the graph. Returns {name: tensor (batch,)}.
+def add_scores(sess, net, data):
+    """Adds the scores of the images in net.X to the graph. Returns {name: tensor (batch,)}.
 
     data: DataSets of normal images. The Z of the first 10,000 training images become a constant of
     the graph.
     """
     # Copies of an image would be neighbours of each other, at distance 0.
     different_images = np.unique(data.train.images[:NEIGHBOUR_IMAGES], axis=0)
-    codes = common.encode_images(sess, g, different_images)
-    with g.X.graph.as_default(), tf.name_scope("scores"):
-        squares = (g.G - g.X) ** 2
+    codes = common.encode_images(sess, net, different_images)
+    with net.X.graph.as_default(), tf.name_scope("scores"):
+        squares = (net.G - net.X) ** 2
         error = tf.reduce_sum(squares, axis=1) / 2
         # The 1 is a white pixel. It gives a black image a score.
-        relative_error = error / (1 + tf.reduce_sum(g.X**2, axis=1))
+        relative_error = error / (1 + tf.reduce_sum(net.X**2, axis=1))
         log_reconstruction = log(relative_error) + log(largest_in_window(squares))
         logs = {
             "error": log(error),
             "reconstruction": log_reconstruction,
-            "distance": log(distance_to_neighbours(g.Z, codes)),
+            "distance": log(distance_to_neighbours(net.Z, codes)),
         }
-        of_normal = common.run_batches(sess, logs, g.X, data.validation.images, "scoring")
+        of_normal = common.run_batches(sess, logs, net.X, data.validation.images, "scoring")
         scores = {}
         for name, tensor in logs.items():
             median = np.median(of_normal[name])
@@ -120,9 +120,9 @@ def distance_to_neighbours(Z, codes):
     return 1 - tf.reduce_mean(nearest[:, start:], axis=1)
 
 
-def detect(sess, g, images, detector):
+def detect(sess, net, images, detector):
     """Scores images (n, X_n) by a Detector. Returns {name: (n,)}, and whether each is abnormal: (n,)."""
-    scores = common.run_batches(sess, detector.scores, g.X, images, "scoring")
+    scores = common.run_batches(sess, detector.scores, net.X, images, "scoring")
     is_normal = scores[detector.score] <= detector.threshold  # False if the image has a NaN
     return scores, ~is_normal
 
@@ -246,12 +246,12 @@ def score_case(data, abnormal, hps):
     for hp in hps:
         forest = make_forest(data.train, hp.seed)
         found = {}
-        g = ae.build(dataclasses.replace(hp, train_n=data.train.num_examples))
-        with ae.start_session(g) as sess:
-            common.train_with_bar(sess, g, data)
-            scores = add_scores(sess, g, data)
+        net = ae.build(dataclasses.replace(hp, train_n=data.train.num_examples))
+        with ae.start_session(net) as sess:
+            common.train_with_bar(sess, net, data)
+            scores = add_scores(sess, net, data)
             for kind, X in images.items():
-                by_network = common.run_batches(sess, scores, g.X, X, "scoring")
+                by_network = common.run_batches(sess, scores, net.X, X, "scoring")
                 found[kind] = by_network | plain[kind] | {"isolation forest": forest(X)}
         by_seed.append(found)
     return by_seed

@@ -18,39 +18,39 @@ matplotlib.rcParams["font.family"] += sorted(JAPANESE_FONTS & {*font_manager.get
 warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
 
 
-def open_graph(logdir):
-    """Returns the Graph of the network that was trained in logdir, the path of its checkpoint, and the
+def open_network(logdir):
+    """Returns the network that was trained in logdir, the path of its checkpoint, and the
     contents of run.json. Raises AutoEncoderError if there is no network, or if autoencoder.build did
     not make its graph."""
     path = ae.tf.train.latest_checkpoint(ae.checkpoint_dir(logdir))
     if path is None:
         raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
     hp, saved = ae.read_run(logdir)
-    g = ae.build(hp)
-    if saved["graph"] != ae.graph_checksum(g):
+    net = ae.build(hp)
+    if saved["graph"] != ae.graph_checksum(net):
         raise ae.AutoEncoderError(f"the graph of {logdir} is not that of autoencoder.build")
-    return g, path, saved
+    return net, path, saved
 
 
 @contextlib.contextmanager
 def load_run(logdir, data_dir=None):
-    """Opens the network that was trained in logdir. Yields session, Graph and DataSets.
+    """Opens the network that was trained in logdir. Yields session, Network and DataSets.
 
     data_dir: where its data is now; by default, where it was when the network was trained.
-    Raises AutoEncoderError as open_graph does, if it was trained on other data, or if its data was not
+    Raises AutoEncoderError as open_network does, if it was trained on other data, or if its data was not
     read from a file.
     """
-    g, _, saved = open_graph(logdir)
+    net, _, saved = open_network(logdir)
     data_dir = data_dir or saved["data_dir"]
     if data_dir is None or not Path(data_dir).exists():
         found = f"{data_dir} does not exist" if data_dir else f"{logdir} was trained on arrays"
         raise ae.AutoEncoderError(f"{found}: pass its data, a folder or .npz, with --data_dir")
     data = ae.read_data_sets(data_dir)
-    with ae.start_session(g) as sess:
+    with ae.start_session(net) as sess:
         with contextlib.redirect_stdout(None):  # nothing is resumed
-            epochs = len(ae.restore(sess, g, data, logdir))
-        print(f"network: {logdir}, trained for {epochs} of {g.hp.epoch_n} epochs")
-        yield sess, g, data
+            epochs = len(ae.restore(sess, net, data, logdir))
+        print(f"network: {logdir}, trained for {epochs} of {net.hp.epoch_n} epochs")
+        yield sess, net, data
 
 
 def progress_bar(description, iterable=None, total=None):
@@ -71,18 +71,18 @@ def in_batches(rows, description):
             bar.update(len(batch))
 
 
-def train_with_bar(sess, g, data, logdir=None, on_epoch=None):
+def train_with_bar(sess, net, data, logdir=None, on_epoch=None):
     """Trains as autoencoder.train does, with a bar that counts the epochs in place of its lines.
     Returns a list of Epoch."""
     # The bar comes first, because it has the stream that is standard output now.
-    with progress_bar("training", total=g.hp.epoch_n) as bar, contextlib.redirect_stdout(None):
+    with progress_bar("training", total=net.hp.epoch_n) as bar, contextlib.redirect_stdout(None):
 
         def update(epoch):
             bar.update()
             if on_epoch:
                 on_epoch(epoch)
 
-        return ae.train(sess, g, data, logdir, on_epoch=update)
+        return ae.train(sess, net, data, logdir, on_epoch=update)
 
 
 def run_batches(sess, fetches, placeholder, rows, description):
@@ -95,9 +95,9 @@ def run_batches(sess, fetches, placeholder, rows, description):
     return ae.tf.nest.map_structure(lambda *parts: np.concatenate(parts), *results)
 
 
-def encode_images(sess, g, images):
+def encode_images(sess, net, images):
     """Returns Z (n, Z_n) of images (n, X_n)."""
-    return run_batches(sess, g.Z, g.X, images, "encoding")
+    return run_batches(sess, net.Z, net.X, images, "encoding")
 
 
 def add_seeds(parser):

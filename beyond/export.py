@@ -25,17 +25,17 @@ from beyond.common import load_run
 tf = ae.tf
 
 
-def export(sess, g, folder, detector):
+def export(sess, net, folder, detector):
     """Writes the SavedModel into a new folder. detector: a Detector of beyond.anomaly, in the graph
-    of g.
+    of net.
 
     Weights stay variables: for constants, TensorFlow has other kernels, which round differently.
     Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.
     """
-    outputs = [g.Z, g.G, detector.scores[detector.score]]
-    forward = ae.subgraph(g, *(tensor.op for tensor in outputs))
+    outputs = [net.Z, net.G, detector.scores[detector.score]]
+    forward = ae.subgraph(net, *(tensor.op for tensor in outputs))
     needed = {f"{node.name}:0" for node in forward.node}
-    with g.X.graph.as_default():
+    with net.X.graph.as_default():
         ae.variable_handles()  # raises AutoEncoderError if there are variables without a handle
         weights = [v for v in tf.global_variables() if v.handle.name in needed]
     values = dict(zip([v.handle.name for v in weights], sess.run(weights)))
@@ -46,7 +46,7 @@ def export(sess, g, folder, detector):
             for name, value in values.items()
         }
         inputs = {name: variable.handle for name, variable in variables.items()}
-        names = [g.X.name, *(tensor.name for tensor in outputs)]
+        names = [net.X.name, *(tensor.name for tensor in outputs)]
         X, Z, G, score = tf.import_graph_def(forward, inputs, names, name="")
         error = tf.reduce_sum((G - X) ** 2, axis=1) / 2
         threshold = tf.constant(detector.threshold)
@@ -76,10 +76,10 @@ def main(args):
         raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
     if "[" in str(args.output):
         raise ae.AutoEncoderError(f"{args.output}: TensorFlow cannot open a path with [")
-    with load_run(args.logdir, args.data_dir) as (sess, g, data):
-        detector = make_detector(sess, g, data)
+    with load_run(args.logdir, args.data_dir) as (sess, net, data):
+        detector = make_detector(sess, net, data)
         with ae.writing(args.output):
-            export(sess, g, args.output, detector)
+            export(sess, net, args.output, detector)
     print(f"SavedModel: {args.output}")
 
 

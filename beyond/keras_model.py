@@ -11,7 +11,7 @@ In a program that does not import autoencoder.py:
 import sys
 
 import autoencoder as ae
-from beyond.common import open_graph
+from beyond.common import open_network
 
 tf = ae.tf
 
@@ -21,12 +21,12 @@ def keras_model(logdir):
     (n, X_n) to G (n, X_n). The layer of the latent variables is called Z.
 
     Call tf.enable_v2_behavior() first: Keras needs eager execution, which autoencoder.py switches off.
-    Raises AutoEncoderError as open_graph does.
+    Raises AutoEncoderError as open_network does.
     """
     import keras  # not before autoencoder.py, which hides TensorFlow's log
 
-    g, path, _ = open_graph(logdir)
-    hp = g.hp
+    net, path, _ = open_network(logdir)
+    hp = net.hp
     checkpoint = tf.train.load_checkpoint(path)
     X = keras.Input([hp.X_n], name="X")
     h = X
@@ -37,7 +37,7 @@ def keras_model(logdir):
         h = keras.layers.Dense(n, hp.activation, name=f"Decoder_Layer{i + 1:02d}")(h)
     G = keras.layers.Dense(hp.X_n, "sigmoid", name="G")(h)
     model = keras.Model(X, G, name="autoencoder")
-    with g.X.graph.as_default():
+    with net.X.graph.as_default():
         weights = tf.trainable_variables()  # w and b of each layer from X to G, as Keras has them
     model.set_weights([checkpoint.get_tensor(variable.op.name) for variable in weights])
     return model

@@ -33,11 +33,11 @@ def evaluate_pca(data, n):
     return evaluate_codes(pca.transform, lambda codes: decode_by_pca(pca, codes), data)
 
 
-def evaluate_network(sess, g, data):
+def evaluate_network(sess, net, data):
     """Returns the Result of a trained network. data: DataSets with labels."""
     return evaluate_codes(
-        lambda images: common.encode_images(sess, g, images),
-        lambda codes: common.run_batches(sess, g.G, g.Z, codes, "decoding"),
+        lambda images: common.encode_images(sess, net, images),
+        lambda codes: common.run_batches(sess, net.G, net.Z, codes, "decoding"),
         data,
     )
 
@@ -127,10 +127,10 @@ def main(args):
         for hp in of_seeds:
             name = f"Z_n={Z_n},seed={hp.seed}"
             print(name)
-            g = ae.build(hp)
-            with ae.start_session(g) as sess:
-                ae.train(sess, g, data, args.logdir / name, resume=True)
-                results["autoencoder", Z_n].append(evaluate_network(sess, g, data))
+            net = ae.build(hp)
+            with ae.start_session(net) as sess:
+                ae.train(sess, net, data, args.logdir / name, resume=True)
+                results["autoencoder", Z_n].append(evaluate_network(sess, net, data))
     train, test = data.train, data.test
     pixels_accuracy = knn_accuracy(train.images, test.images, train.labels, test.labels)
     print(comparison_table(results, pixels_accuracy))

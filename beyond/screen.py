@@ -59,10 +59,10 @@ def read_images(path, data_path, X_n, invert, center):
     return as_images(pictures), names
 
 
-def plot_screened(sess, g, images, titles):
+def plot_screened(sess, net, images, titles):
     """Draws images X (n, X_n), their reconstructions G, and |G - X|, divided by its maximum, which shows
     where an image is abnormal. titles: (n,), text. Returns a Figure."""
-    G = sess.run(g.G, {g.X: images})
+    G = sess.run(net.G, {net.X: images})
     D = abs(G - images)
     D /= D.max() or 1
     figure = ae.plot_images(cmap="gray", X=images, G=G, **{"|G − X|": D})
@@ -101,13 +101,13 @@ def main(args):
         raise ae.AutoEncoderError(f"--rate must be between 0 and 1, not {args.rate}")
     if not 1 <= args.show <= 50:
         raise ae.AutoEncoderError(f"--show must be from 1 to 50, not {args.show}")
-    with load_run(args.logdir, args.data_dir) as (sess, g, data):
+    with load_run(args.logdir, args.data_dir) as (sess, net, data):
         folder = args.output or args.logdir / "screened"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scores.csv").touch()  # fails now if it cannot be written
-        images, names = read_images(args.pictures, data.path, g.hp.X_n, args.invert, args.center)
-        detector = make_detector(sess, g, data, args.score, args.rate)
-        all_scores, flags = detect(sess, g, images, detector)
+        images, names = read_images(args.pictures, data.path, net.hp.X_n, args.invert, args.center)
+        detector = make_detector(sess, net, data, args.score, args.rate)
+        all_scores, flags = detect(sess, net, images, detector)
         scores = all_scores[args.score]
         shown = np.argsort(-scores, kind="stable")[: args.show]
         header = [*all_scores, "flag", "file"]
@@ -118,13 +118,13 @@ def main(args):
             csv.writer(file, lineterminator="\n").writerows([header, *rows])
         marks = np.where(flags, " !", "")
         titles = [f"{textwrap.fill(names[i], 14)}\n{scores[i]:.1f}{marks[i]}" for i in shown]
-        figure = plot_screened(sess, g, images[shown], titles)
+        figure = plot_screened(sess, net, images[shown], titles)
     figure.savefig(folder / "screened.png", dpi=100)
     print(format_table(header, *rows[shown]))
     paths = map(Path, names)
     folders = np.array([path.parts[0] if path.parent.name else "." for path in paths])
     if np.any(folders != "."):
-        baselines = make_baselines(data.train, g.hp.Z_n)
+        baselines = make_baselines(data.train, net.hp.Z_n)
         by_baselines = {f"by {name}": baseline(images) for name, baseline in baselines.items()}
         print(folder_table(folders, flags, scores, by_baselines))
     n = data.validation.num_examples

@@ -114,9 +114,9 @@ def validation_loss(trial, data, logdir, base):
         if trial.should_prune():
             raise optuna.TrialPruned(f"pruned after epoch {epoch.epoch}")
 
-    g = ae.build(dataclasses.replace(base, **trial.params))
-    with ae.start_session(g) as sess:
-        history = train_with_bar(sess, g, data, logdir, report)
+    net = ae.build(dataclasses.replace(base, **trial.params))
+    with ae.start_session(net) as sess:
+        history = train_with_bar(sess, net, data, logdir, report)
     return history[-1].validation_loss
 
 
@@ -144,8 +144,8 @@ def main(args):
     print(f"pruned or diverged: {pruned} of {len(study.get_trials(states=FINISHED))} trials")
     best = study.best_trial
     print(f"best: trial {best.number}, validation loss {best.value:.3f}, {params_of(best)}")
-    with load_run(trial_dir(args.logdir, best), args.data_dir) as (sess, g, data):
-        evaluation = ae.evaluate(sess, g, data.test.images)
+    with load_run(trial_dir(args.logdir, best), args.data_dir) as (sess, net, data):
+        evaluation = ae.evaluate(sess, net, data.test.images)
     print(f"trial {best.number} on the test images: {evaluation}")
     print(f"all trials, in the tab HParams: tensorboard --logdir {args.logdir}")
 

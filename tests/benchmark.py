@@ -64,40 +64,40 @@ def images():
 
 
 def tensorflow(make_loop, change=None):
-    """make_loop(ae, sess, g): a loop as ae.train takes it; change(ae, g): another graph."""
+    """make_loop(ae, sess, net): a loop as ae.train takes it; change(ae, net): another graph."""
     import autoencoder as ae
 
     X = ae.read_data_sets().train.images
     begin = time.perf_counter()
-    g = ae.build(ae.HParams())
-    g = change(ae, g) if change else g
-    sess = ae.start_session(g)
+    net = ae.build(ae.HParams())
+    net = change(ae, net) if change else net
+    sess = ae.start_session(net)
     with sess.graph.as_default():
         variables = ae.tf.trainable_variables()
     if len(variables) == 2 * (len(SIZES) - 1):
         for variable, value in zip(variables, weights()):
             variable.load(value, sess)
-    loop = make_loop(ae, sess, g)
-    return begin, lambda epoch: STEPS * loop(sess, g, X, epoch)
+    loop = make_loop(ae, sess, net)
+    return begin, lambda epoch: STEPS * loop(sess, net, X, epoch)
 
 
-def compiled_loop(ae, sess, g):
-    return ae.compile_loop(sess, g)
+def compiled_loop(ae, sess, net):
+    return ae.compile_loop(sess, net)
 
 
-def feed_loop(ae, sess, g):
+def feed_loop(ae, sess, net):
     return ae.feed_loop
 
 
-def tutorial_loop(ae, sess, g):
+def tutorial_loop(ae, sess, net):
     """The tutorial's cell, with all 550 minibatches. Its loss is that of the last one."""
 
-    def loop(sess, g, images, epoch):
+    def loop(sess, net, images, epoch):
         sff_X = images[order(epoch)]
         for iteration in range(STEPS):
             batch = sff_X[100 * iteration : 100 * (iteration + 1)]
-            sess.run(g.opt, feed_dict={g.X: batch})
-        train_loss = sess.run(g.loss, feed_dict={g.X: batch})
+            sess.run(net.opt, feed_dict={net.X: batch})
+        train_loss = sess.run(net.loss, feed_dict={net.X: batch})
         sys.stderr.write("\repoch: %d, loss: %.3f" % (epoch, train_loss))
         sys.stderr.flush()
         return train_loss
@@ -105,22 +105,22 @@ def tutorial_loop(ae, sess, g):
     return loop
 
 
-def third_layer(ae, g):
+def third_layer(ae, net):
     return ae.build(ae.HParams(enc_n=(500, 300, 100), dec_n=(100, 300, 500)))
 
 
-def cross_entropy(ae, g):
-    with g.X.graph.as_default():
-        wrong = g.X * ae.tf.log(g.G + 1e-6) + (1 - g.X) * ae.tf.log(1 - g.G + 1e-6)
+def cross_entropy(ae, net):
+    with net.X.graph.as_default():
+        wrong = net.X * ae.tf.log(net.G + 1e-6) + (1 - net.X) * ae.tf.log(1 - net.G + 1e-6)
         loss = -ae.tf.reduce_sum(wrong)
-        opt = ae.training(loss, g.hp)
-        return g._replace(loss=loss, opt=opt, init=ae.tf.global_variables_initializer())
+        opt = ae.training(loss, net.hp)
+        return net._replace(loss=loss, opt=opt, init=ae.tf.global_variables_initializer())
 
 
-def rmsprop(ae, g):
-    with g.X.graph.as_default():
-        opt = ae.tf.train.RMSPropOptimizer(0.001).minimize(g.loss)
-        return g._replace(opt=opt, init=ae.tf.global_variables_initializer())
+def rmsprop(ae, net):
+    with net.X.graph.as_default():
+        opt = ae.tf.train.RMSPropOptimizer(0.001).minimize(net.loss)
+        return net._replace(opt=opt, init=ae.tf.global_variables_initializer())
 
 
 def keras_fit(steps_per_execution):

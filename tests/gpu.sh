@@ -68,12 +68,12 @@ with open("tests/seed_trajectory.json") as file:
     expected = json.load(file)["loss_before_each_step"]
 images = ae.read_data_sets().train.images[np.random.RandomState(1).permutation(55000)]
 for name in ("feed_loop", "compiled loop"):
-    g = ae.build(ae.HParams())
-    with g.X.graph.as_default(), ae.start_session(g) as sess:
+    net = ae.build(ae.HParams())
+    with net.X.graph.as_default(), ae.start_session(net) as sess:
         for variable, value in zip(tf.trainable_variables(), weights()):
             variable.load(value, sess)
-        loop = ae.feed_loop if name == "feed_loop" else ae.compile_loop(sess, g)
-        losses = [loop(sess, g, images[k : k + 100], 1) for k in range(0, 20000, 100)]
+        loop = ae.feed_loop if name == "feed_loop" else ae.compile_loop(sess, net)
+        losses = [loop(sess, net, images[k : k + 100], 1) for k in range(0, 20000, 100)]
     difference = np.abs(np.divide(losses, expected) - 1)
     # The loss itself shows whether two modes compute the same bits.
     for n in (1, 12, 100, 200):
@@ -98,10 +98,10 @@ if sys.argv[1] == "deterministic":
 data = ae.read_data_sets()
 for name, loop in (("feed_loop", ae.feed_loop), ("compiled loop", None)):
     for _ in range(2):
-        g = ae.build(ae.HParams(epoch_n=2))
-        with g.X.graph.as_default(), ae.start_session(g) as sess:
+        net = ae.build(ae.HParams(epoch_n=2))
+        with net.X.graph.as_default(), ae.start_session(net) as sess:
             begin = time.perf_counter()
-            ae.train(sess, g, data, loop=loop)
+            ae.train(sess, net, data, loop=loop)
             seconds = time.perf_counter() - begin
             weights = sess.run(ae.tf.trainable_variables())
         checksum = zlib.crc32(b"".join(w.tobytes() for w in weights))
@@ -158,12 +158,12 @@ def clock(text, function, *arguments):
 
 
 images = ae.read_data_sets().train.images
-g = ae.build(ae.HParams())
-order = ae.shuffled(g.hp.seed, 1, len(images))
-with ae.start_session(g) as sess:
-    loop = ae.compile_loop(sess, g)
-    clock("an epoch", loop, sess, g, images, 1)
-    clock("a call that makes one step", loop, sess, g, images[:100], 1)
+net = ae.build(ae.HParams())
+order = ae.shuffled(net.hp.seed, 1, len(images))
+with ae.start_session(net) as sess:
+    loop = ae.compile_loop(sess, net)
+    clock("an epoch", loop, sess, net, images, 1)
+    clock("a call that makes one step", loop, sess, net, images[:100], 1)
     clock("selection of an epoch's images", lambda: images[order])
 PY
 STEP

@@ -12,9 +12,13 @@ from beyond.common import load_run
 from conftest import SMALL, typed
 
 
-def logs_by_numpy(sess, g, X, normal):
+def logs_by_numpy(sess, net, X, normal):
     """The logarithms of the scores of images X of 4 x 4 pixels, by formula. normal: training images."""
-    Z, G, codes = sess.run(g.Z, {g.X: X}), sess.run(g.G, {g.X: X}), sess.run(g.Z, {g.X: normal})
+    Z, G, codes = (
+        sess.run(net.Z, {net.X: X}),
+        sess.run(net.G, {net.X: X}),
+        sess.run(net.Z, {net.X: normal}),
+    )
     squares = (G.astype(np.float64) - X) ** 2
     error = squares.sum(axis=1) / 2
     ink = (X.astype(np.float64) ** 2).sum(axis=1)
@@ -31,15 +35,15 @@ def logs_by_numpy(sess, g, X, normal):
 
 
 def test_scores_threshold_and_flags(model):
-    with load_run(model[0]) as (sess, g, data):
+    with load_run(model[0]) as (sess, net, data):
         normal = data.train.images
         X = np.tile(data.test.images, (11, 1))  # 1,100: two batches
         X[0] = 0  # a black image has no ink to be relative to
-        detector = anomaly.make_detector(sess, g, data)
-        scores, flags = anomaly.detect(sess, g, X, detector)
-        logs = logs_by_numpy(sess, g, X, normal)
-        of_validation = logs_by_numpy(sess, g, data.validation.images, normal)
-        _, unknown = anomaly.detect(sess, g, np.full((1, 16), np.nan, np.float32), detector)
+        detector = anomaly.make_detector(sess, net, data)
+        scores, flags = anomaly.detect(sess, net, X, detector)
+        logs = logs_by_numpy(sess, net, X, normal)
+        of_validation = logs_by_numpy(sess, net, data.validation.images, normal)
+        _, unknown = anomaly.detect(sess, net, np.full((1, 16), np.nan, np.float32), detector)
     expected = {}
     for name, values in logs.items():
         median = np.sort(of_validation[name])[13]  # of 27 images
@@ -73,12 +77,12 @@ def test_the_window_with_the_largest_error_by_hand():
 @pytest.mark.parametrize("X", [np.ones((60, 16)), np.tile(np.linspace(0, 1, 16), (60, 1))])
 def test_images_that_are_all_alike_are_normal(small_hp, X):
     part = ae.DataSet(X.astype(np.float32))
-    g = ae.build(small_hp)
-    with ae.start_session(g) as sess:
-        detector = anomaly.make_detector(sess, g, ae.DataSets(part, part, part))
-        scores, flags = anomaly.detect(sess, g, np.float32(X), detector)
+    net = ae.build(small_hp)
+    with ae.start_session(net) as sess:
+        detector = anomaly.make_detector(sess, net, ae.DataSets(part, part, part))
+        scores, flags = anomaly.detect(sess, net, np.float32(X), detector)
         other = np.random.default_rng(0).random((9, 16), np.float32)
-        _, of_others = anomaly.detect(sess, g, other, detector)
+        _, of_others = anomaly.detect(sess, net, other, detector)
     assert not flags.any()
     assert of_others.any()
 

@@ -1,6 +1,6 @@
 """What is built is what is trained, saved and resumed, whatever somebody builds.
 
-Each changed graph is trained by the compiled loop and by feed_loop, which runs g.opt and knows
+Each changed graph is trained by the compiled loop and by feed_loop, which runs net.opt and knows
 nothing else of the graph.
 """
 
@@ -35,14 +35,14 @@ def build(hp=HP, encode=ae.encode, loss=ae.l2_loss, minimize=None, training_feed
         L = loss(G, X)
         opt = minimize(L) if minimize else ae.training(L, hp)
         feed = {graph.get_tensor_by_name(name): value for name, value in training_feed.items()}
-        return ae.Graph(hp, X, Z, G, L, opt, tf.global_variables_initializer(), feed)
+        return ae.Network(hp, X, Z, G, L, opt, tf.global_variables_initializer(), feed)
 
 
-def train(g, logdir=None, data=DATA, loop=ae.feed_loop, **options):
+def train(net, logdir=None, data=DATA, loop=ae.feed_loop, **options):
     """Trains in a session of its own. -> history, all variables by name"""
-    with ae.start_session(g) as sess:
-        history = ae.train(sess, g, data, logdir, loop=loop, **options)
-        with g.X.graph.as_default():
+    with ae.start_session(net) as sess:
+        history = ae.train(sess, net, data, logdir, loop=loop, **options)
+        with net.X.graph.as_default():
             return history, sess.run({v.name: v for v in tf.global_variables()})
 
 
@@ -74,8 +74,8 @@ CHANGED = {"encode": encode_with_layer, "minimize": rmsprop_with_decay}
     "changes", [{"hp": dataclasses.replace(HP, batch_size=1, schedule="cosine", seed=1)}, CHANGED]
 )
 def test_both_loops_train_what_was_built(changes, capsys):
-    g = build(**changes)
-    check(train(g, loop=None), train(g), rtol=1e-5, atol=1e-5)
+    net = build(**changes)
+    check(train(net, loop=None), train(net), rtol=1e-5, atol=1e-5)
     assert "without XLA" not in capsys.readouterr().out
 
 
@@ -88,11 +88,11 @@ def test_what_training_alone_is_fed_may_change_after_an_epoch(loop, tmp_path, ca
         return tf.placeholder_with_default(1.0, [], "weight") * ae.l2_loss(G, X)
 
     def change(epoch):
-        g.training_feed[weight] = 5.0
+        net.training_feed[weight] = 5.0
 
-    g = build(hp, loss=weighted_loss, training_feed={"weight:0": 3.0})
-    (weight,) = g.training_feed
-    first, second = train(g, tmp_path, data, loop, on_epoch=change)[0]
+    net = build(hp, loss=weighted_loss, training_feed={"weight:0": 3.0})
+    (weight,) = net.training_feed
+    first, second = train(net, tmp_path, data, loop, on_epoch=change)[0]
     assert first.loss == pytest.approx(3 * first.validation_loss, rel=1e-5)
     assert second.loss == pytest.approx(5 * second.validation_loss, rel=1e-5)
     assert "without XLA" not in capsys.readouterr().out
@@ -131,10 +131,10 @@ def loss_in_python(G, X):
 )
 def test_what_xla_cannot_compile_is_trained_by_feed_loop(changes, reason, capfd, monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    g = build(**changes)
-    fed = train(g)
+    net = build(**changes)
+    fed = train(net)
     capfd.readouterr()
-    check(train(g, loop=None), fed)
+    check(train(net, loop=None), fed)
     out, err = capfd.readouterr()
     first_line, *epochs = out.splitlines()
     assert first_line.startswith("training with feed_loop, without XLA: ") and reason in first_line
@@ -143,8 +143,8 @@ def test_what_xla_cannot_compile_is_trained_by_feed_loop(changes, reason, capfd,
 
 def test_convolutions_are_compiled_for_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
-    g = build(encode=encode_with_convolution)
-    check(train(g, loop=None), train(g), rtol=1e-5, atol=1e-5)
+    net = build(encode=encode_with_convolution)
+    check(train(net, loop=None), train(net), rtol=1e-5, atol=1e-5)
     assert "without XLA" not in capsys.readouterr().out
 
 

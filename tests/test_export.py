@@ -28,11 +28,11 @@ np.savez("found.npz", keras=keras, **found)
 
 def test_another_program_computes_what_the_session_does(model, tmp_path):
     assert typed("--logdir", model[0], "--output", tmp_path / "saved", module="export") == 0
-    with load_run(model[0]) as (sess, g, data):
+    with load_run(model[0]) as (sess, net, data):
         X = data.test.images
-        Z, G = sess.run([g.Z, g.G], {g.X: X})
-        detector = anomaly.make_detector(sess, g, data)
-        scores, flag = anomaly.detect(sess, g, X, detector)
+        Z, G = sess.run([net.Z, net.G], {net.X: X})
+        detector = anomaly.make_detector(sess, net, data)
+        scores, flag = anomaly.detect(sess, net, X, detector)
     np.save(tmp_path / "X.npy", X)
     # -I: without the folder of this project
     subprocess.run([sys.executable, "-I", "-c", PROGRAM], cwd=tmp_path, check=True)

@@ -24,36 +24,36 @@ def renamed(name):
 
 
 @pytest.fixture(scope="module")
-def g():
+def net():
     return ae.build(ae.HParams())
 
 
-def weights_of(g, sess):
-    with g.X.graph.as_default():
+def weights_of(net, sess):
+    with net.X.graph.as_default():
         return sess.run(tf.trainable_variables())
 
 
-def test_every_forward_node_of_the_tutorial(g):
+def test_every_forward_node_of_the_tutorial(net):
     expected, found = [], []
     for name, op, inputs in SEED_GRAPH:
         if name.endswith("/read"):  # an operation has its own ReadVariableOp instead
             continue
         expected.append((renamed(name), OPS.get(op, op), [renamed(i) for i in inputs]))
-        node = g.X.graph.get_operation_by_name(renamed(name))
+        node = net.X.graph.get_operation_by_name(renamed(name))
         sources = [tensor.op for tensor in node.inputs]
         sources = [s.inputs[0].op if s.type == "ReadVariableOp" else s for s in sources]
         found.append((node.name, node.type, [source.name for source in sources]))
     assert found == expected
-    assert [t.op.name for t in g[1:5]] == ["X/Placeholder", "Z/Relu", "G/Sigmoid", "loss/L2Loss"]
-    boxes = {op.name.split("/")[0] for op in g.X.graph.get_operations()}
+    assert [t.op.name for t in net[1:5]] == ["X/Placeholder", "Z/Relu", "G/Sigmoid", "loss/L2Loss"]
+    boxes = {op.name.split("/")[0] for op in net.X.graph.get_operations()}
     assert boxes == {"X", "Encoder", "Z", "Decoder", "G", "loss", "training", "init"}
 
 
 @pytest.mark.parametrize("init", ["normal", "he", "glorot"])
 def test_initial_weights(init):
-    g = ae.build(ae.HParams(init=init, G_bias=-2.0))
-    with ae.start_session(g) as sess:
-        weights = weights_of(g, sess)
+    net = ae.build(ae.HParams(init=init, G_bias=-2.0))
+    with ae.start_session(net) as sess:
+        weights = weights_of(net, sess)
     weights[-1] += 2  # the bias of G
     standardized = []
     for w, b in zip(weights[::2], weights[1::2]):
@@ -72,9 +72,9 @@ def test_initial_weights(init):
 def test_the_seed_determines_the_initial_weights():
     weights = []
     for seed in (7, 7, 8):
-        g = ae.build(ae.HParams(seed=seed))
-        with ae.start_session(g) as sess:
-            weights.append(weights_of(g, sess)[-1].tolist())
+        net = ae.build(ae.HParams(seed=seed))
+        with ae.start_session(net) as sess:
+            weights.append(weights_of(net, sess)[-1].tolist())
     assert weights[0] == weights[1] != weights[2]
 
 
@@ -82,12 +82,12 @@ def test_forward_pass_is_that_of_numpy(mnist):
     def swish(x):
         return x / (1 + np.exp(-x))
 
-    g = ae.build(ae.HParams(activation="swish", Z_activation="linear", init="he"))
+    net = ae.build(ae.HParams(activation="swish", Z_activation="linear", init="he"))
     X = mnist.test.images[:100]
-    with ae.start_session(g) as sess:
-        w1, b1, w2, b2, wz, bz, w3, b3, w4, b4, wg, bg = np.array(weights_of(g, sess), object)
-        actual_Z, actual_G, actual_loss = sess.run([g.Z, g.G, g.loss], {g.X: X})
-        decoded = sess.run(g.G, {g.Z: actual_Z})
+    with ae.start_session(net) as sess:
+        w1, b1, w2, b2, wz, bz, w3, b3, w4, b4, wg, bg = np.array(weights_of(net, sess), object)
+        actual_Z, actual_G, actual_loss = sess.run([net.Z, net.G, net.loss], {net.X: X})
+        decoded = sess.run(net.G, {net.Z: actual_Z})
     Z = swish(swish(X @ w1 + b1) @ w2 + b2) @ wz + bz
     G = 1 / (1 + np.exp(-(swish(swish(Z @ w3 + b3) @ w4 + b4) @ wg + bg)))
     np.testing.assert_allclose(actual_Z, Z, rtol=1e-4, atol=1e-4)
@@ -97,16 +97,16 @@ def test_forward_pass_is_that_of_numpy(mnist):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_first_steps_are_those_of_the_tutorial_on_tensorflow_1(g, mnist, compiled):
+def test_first_steps_are_those_of_the_tutorial_on_tensorflow_1(net, mnist, compiled):
     # How the weights and the order of the images were made is written in seed_trajectory.json.
     rs = np.random.RandomState(0)
     images = mnist.train.images[np.random.RandomState(1).permutation(55000)]
-    with g.X.graph.as_default(), ae.start_session(g) as sess:
+    with net.X.graph.as_default(), ae.start_session(net) as sess:
         for v in tf.trainable_variables():
             v.load(np.float32(0.1 * np.clip(rs.standard_normal(v.shape), -2, 2)), sess)
-        score = ae.evaluate(sess, g, mnist.test.images).score
-        loop = ae.compile_loop(sess, g) if compiled else ae.feed_loop
-        losses = [loop(sess, g, images[k : k + 100], 1) for k in range(0, 1200, 100)]
+        score = ae.evaluate(sess, net, mnist.test.images).score
+        loop = ae.compile_loop(sess, net) if compiled else ae.feed_loop
+        losses = [loop(sess, net, images[k : k + 100], 1) for k in range(0, 1200, 100)]
     assert score == pytest.approx(SEED_TRAJECTORY["score_before"], rel=1e-6)
     assert compiled == (loop is not ae.feed_loop)
     np.testing.assert_allclose(losses, SEED_TRAJECTORY["loss_before_each_step"][:12], rtol=1e-6)

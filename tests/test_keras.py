@@ -37,9 +37,9 @@ def test_the_converted_network_computes_what_the_session_does(model, tmp_path):
     output = tmp_path / "logs" / "digits.keras"
     converted = shell("--logdir", model[0], "--output", output, module="keras_model")
     assert (converted.returncode, converted.stderr) == (0, "")
-    with load_run(model[0]) as (sess, g, data):
+    with load_run(model[0]) as (sess, net, data):
         X = data.test.images
-        Z, G = sess.run([g.Z, g.G], {g.X: X})
+        Z, G = sess.run([net.Z, net.G], {net.X: X})
     np.save(tmp_path / "X.npy", X)
     run("import numpy as np\n" + code_with("load_model") + EVALUATE, tmp_path)
     with np.load(tmp_path / "found.npz") as found:

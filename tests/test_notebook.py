@@ -119,8 +119,8 @@ def test_every_cell_runs(folder):
     check_outputs(cells)
     assert "text/html" in json.dumps(cells["tensorboard"].outputs)
     data = ae.read_data_sets(folder / "mnist.npz")
-    g = ae.build(ae.HParams(epoch_n=1))
-    with ae.start_session(g) as sess:
-        sess.run(g.init)  # the second time, as in the notebook
-        ae.train(sess, g, data, loop=ae.feed_loop)
-        assert text_of(cells["evaluate"]) == f"{ae.evaluate(sess, g, data.test.images)}\n"
+    net = ae.build(ae.HParams(epoch_n=1))
+    with ae.start_session(net) as sess:
+        sess.run(net.init)  # the second time, as in the notebook
+        ae.train(sess, net, data, loop=ae.feed_loop)
+        assert text_of(cells["evaluate"]) == f"{ae.evaluate(sess, net, data.test.images)}\n"

@@ -26,13 +26,13 @@ def test_results_are_numpys(small_hp, small_dir, n, Z_n, components):
     data = ae.read_data_sets(small_dir, one_hot=n == 3)
     data = data._replace(train=data.train.subset(slice(n)))
     X, train_X = data.test.images, data.train.images
-    g = ae.build(dataclasses.replace(small_hp, Z_n=Z_n))
-    with ae.start_session(g) as sess:
+    net = ae.build(dataclasses.replace(small_hp, Z_n=Z_n))
+    with ae.start_session(net) as sess:
         results = {"PCA": pca.evaluate_pca(data, Z_n)}
-        results["autoencoder"] = pca.evaluate_network(sess, g, data)
-        Z, G = sess.run([g.Z, g.G], {g.X: X})
-        train_Z = sess.run(g.Z, {g.X: train_X})
-        evaluation = ae.evaluate(sess, g, X)
+        results["autoencoder"] = pca.evaluate_network(sess, net, data)
+        Z, G = sess.run([net.Z, net.G], {net.X: X})
+        train_Z = sess.run(net.Z, {net.X: train_X})
+        evaluation = ae.evaluate(sess, net, X)
     mean = train_X.mean(axis=0, dtype=np.float64)
     V = np.linalg.svd(train_X - mean, full_matrices=False)[2][:components].T
     codes, train_codes = (X - mean) @ V, (train_X - mean) @ V
@@ -60,8 +60,8 @@ def test_command(small_dir, tmp_path, monkeypatch, capfd):
     data = ae.read_data_sets(small_dir)
     by_seed = []
     for seed in (0, 1):
-        with load_run(logdir / f"Z_n=5,seed={seed}") as (sess, g, _):
-            by_seed.append(ae.evaluate(sess, g, data.test.images))
+        with load_run(logdir / f"Z_n=5,seed={seed}") as (sess, net, _):
+            by_seed.append(ae.evaluate(sess, net, data.test.images))
     scores = [evaluation.score for evaluation in by_seed]
     lives = [str(evaluation.live) for evaluation in by_seed]
     mean, sd = np.mean(scores), np.std(scores, ddof=1)

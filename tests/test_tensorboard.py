@@ -23,15 +23,15 @@ def run(tmp_path_factory):
     logdir = tmp_path_factory.mktemp("run")
     data = ae.read_data_sets(small_files(tmp_path_factory.mktemp("data")))
     sizes = {"X_n": 16, "enc_n": (8, 6), "Z_n": 3, "dec_n": (6, 8)}
-    g = ae.build(ae.HParams(**sizes, train_n=300, epoch_n=3, schedule="linear"))
-    with g.X.graph.as_default(), ae.start_session(g) as sess:
-        tf.summary.scalar("ink", tf.reduce_mean(g.X))
-        history = ae.train(sess, g, data, logdir)
-        score = ae.evaluate(sess, g, data.test.images)
-        ae.write_test(sess, g, data.test, score, logdir)
+    net = ae.build(ae.HParams(**sizes, train_n=300, epoch_n=3, schedule="linear"))
+    with net.X.graph.as_default(), ae.start_session(net) as sess:
+        tf.summary.scalar("ink", tf.reduce_mean(net.X))
+        history = ae.train(sess, net, data, logdir)
+        score = ae.evaluate(sess, net, data.test.images)
+        ae.write_test(sess, net, data.test, score, logdir)
         weights = {f"weights/{w.op.name}": sess.run(w) for w in tf.trainable_variables()}
-        validation_Z, validation_G = sess.run([g.Z, g.G], {g.X: data.validation.images})
-        test_Z, test_G = sess.run([g.Z, g.G], {g.X: data.test.images})
+        validation_Z, validation_G = sess.run([net.Z, net.G], {net.X: data.validation.images})
+        test_Z, test_G = sess.run([net.Z, net.G], {net.X: data.test.images})
     return types.SimpleNamespace(**locals())
 
 
@@ -96,7 +96,7 @@ def test_image_is_ten_digits_above_their_reconstructions(run):
 
 def test_graph_and_one_step_of_training(run):
     events = read(run.logdir / "train")
-    names = [operation.name for operation in run.g.X.graph.get_operations()]
+    names = [operation.name for operation in run.net.X.graph.get_operations()]
     shown = {name for name in names if not name.startswith(("compiled/", "save/"))}
     assert {node.name for node in events.Graph().node} == shown
     assert len(shown) < len(names)
@@ -126,9 +126,9 @@ def test_projector_files(run):
 
 def test_large_images_are_as_many_as_fit_on_a_sheet_that_browsers_take(tmp_path):
     part = ae.DataSet(np.random.RandomState(0).rand(5, 4099))  # a prime number: one row of pixels
-    g = ae.build(ae.HParams(X_n=4099, enc_n=(), Z_n=1, dec_n=()))
-    with ae.start_session(g) as sess:
-        ae.write_test(sess, g, part, ae.evaluate(sess, g, part.images), tmp_path)
+    net = ae.build(ae.HParams(X_n=4099, enc_n=(), Z_n=1, dec_n=()))
+    with ae.start_session(net) as sess:
+        ae.write_test(sess, net, part, ae.evaluate(sess, net, part.images), tmp_path)
     assert matplotlib.image.imread(tmp_path / "test" / "thumbnails.png").shape[:2] == (1, 4099)
     assert np.loadtxt(tmp_path / "test" / "labels.tsv", skiprows=1).shape == (2,)
 

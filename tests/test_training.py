@@ -53,23 +53,23 @@ def test_a_learning_rate_with_cosine_decay_by_hand():
     # The cosines of 0, 30, 60, 90, 120 and 150 degrees, moved from [-1, 1] to [0, 0.004].
     rates = 0.001 * np.array([4, 2 + 3**0.5, 3, 2, 1, 2 - 3**0.5])
     # 210 images are 3 minibatches, the last of them smaller, in each of 2 epochs.
-    g = build(dataclasses.replace(HP, learning_rate=0.004, batch_size=80, schedule="cosine"))
-    (summary,) = g.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
+    net = build(dataclasses.replace(HP, learning_rate=0.004, batch_size=80, schedule="cosine"))
+    (summary,) = net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
     found = []
-    with ae.start_session(g) as sess:
+    with ae.start_session(net) as sess:
         for _ in rates:
             found.append(sess.run(summary.op.inputs[1]))
-            sess.run(g.opt, {g.X: IMAGES[:80]})
+            sess.run(net.opt, {net.X: IMAGES[:80]})
     np.testing.assert_allclose(found, rates, rtol=1e-6)
 
 
 def test_a_second_training_in_a_session_starts_the_schedule_again():
-    g = build(dataclasses.replace(HP, schedule="linear"))
-    with ae.start_session(g) as sess:
-        ae.train(sess, g, DATA, loop=ae.feed_loop)
-        first, second = ae.train(sess, g, DATA, loop=ae.feed_loop)
+    net = build(dataclasses.replace(HP, schedule="linear"))
+    with ae.start_session(net) as sess:
+        ae.train(sess, net, DATA, loop=ae.feed_loop)
+        first, second = ae.train(sess, net, DATA, loop=ae.feed_loop)
         assert second.validation_loss < first.validation_loss
-        assert sess.run(tf.train.get_global_step(g.X.graph)) == 2 * 11  # minibatches
+        assert sess.run(tf.train.get_global_step(net.X.graph)) == 2 * 11  # minibatches
 
 
 def test_weight_decay_shrinks_the_weights_after_adams_step():
@@ -87,24 +87,29 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
     run = tmp_path / "run"
     train(build(), run)
     before = files(tmp_path)
-    g = build()
-    with g.X.graph.as_default():
-        of_bytes = g._replace(X=tf.placeholder(tf.uint8, [None, 16]))
-        fed = g._replace(Z=g.Z * tf.placeholder(tf.float32, []))
+    net = build()
+    with net.X.graph.as_default():
+        of_bytes = net._replace(X=tf.placeholder(tf.uint8, [None, 16]))
+        fed = net._replace(Z=net.Z * tf.placeholder(tf.float32, []))
     linear = build(dataclasses.replace(HP, schedule="linear", train_n=55000))
     images = ae.DataSet((255 * IMAGES).astype(np.uint8))
     high = ae.DataSet(IMAGES.reshape(-1, 4, 4, 1))
     none = DATA.validation.subset(slice(0))
     for graph, data, logdir, words in (
-        (g, DATA._replace(train=high), run, r"X_n is 16, .* \(210, 4, 4, 1\)"),
-        (g, DATA._replace(validation=ae.DataSet(IMAGES[:, :9])), run, r"validation .* \(210, 9\)"),
-        (g, DATA._replace(train=images), run, "floats from 0 to 1, not uint8"),
-        (g, DATA._replace(validation=none), run, "there are no validation images"),
+        (net, DATA._replace(train=high), run, r"X_n is 16, .* \(210, 4, 4, 1\)"),
+        (
+            net,
+            DATA._replace(validation=ae.DataSet(IMAGES[:, :9])),
+            run,
+            r"validation .* \(210, 9\)",
+        ),
+        (net, DATA._replace(train=images), run, "floats from 0 to 1, not uint8"),
+        (net, DATA._replace(validation=none), run, "there are no validation images"),
         (of_bytes, DATA, run, "placeholder of floats, not of uint8"),
         (fed, DATA, run, "feed a value for placeholder"),
         (linear, DATA, run, "train_n is 55000, .* 210 training images"),
-        (g, DATA, f"{tmp_path}/logs\\run", r"in a path with \["),
-        (g, DATA, None, "needs the logdir"),
+        (net, DATA, f"{tmp_path}/logs\\run", r"in a path with \["),
+        (net, DATA, None, "needs the logdir"),
     ):
         with pytest.raises((ae.AutoEncoderError, tf.errors.InvalidArgumentError), match=words):
             train(graph, logdir, data, resume=logdir is None)
@@ -132,12 +137,12 @@ def test_on_a_terminal_the_loss_so_far_is_printed_over():
 
 
 def test_evaluation_by_hand():
-    g = build(loss=lambda G, X: tf.reduce_mean(tf.square(G - X)))
-    g = g._replace(Z=g.Z * [1.0, 0.0, 1.0])  # a latent that is 0 for every image is not live
+    net = build(loss=lambda G, X: tf.reduce_mean(tf.square(G - X)))
+    net = net._replace(Z=net.Z * [1.0, 0.0, 1.0])  # a latent that is 0 for every image is not live
     X = IMAGES[:50]  # minibatches of 20, 20 and 10
-    with ae.start_session(g) as sess:
-        result = ae.evaluate(sess, g, X)
-        errors = np.square(sess.run(g.G, {g.X: X}) - np.float64(X))
+    with ae.start_session(net) as sess:
+        result = ae.evaluate(sess, net, X)
+        errors = np.square(sess.run(net.G, {net.X: X}) - np.float64(X))
     losses = [batch.mean() for batch in np.split(errors, [20, 40])]
     assert result == pytest.approx((sum(losses) * 100 / 50, errors.mean(), 2, 3), rel=1e-6)
 

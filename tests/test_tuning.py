@@ -40,9 +40,9 @@ def test_validation_images_choose(small_hp, small_dir, tmp_path, monkeypatch, wi
     evaluated = []
     evaluate = ae.evaluate
 
-    def spy(sess, g, images):
+    def spy(sess, net, images):
         evaluated.append(images)
-        return evaluate(sess, g, images)
+        return evaluate(sess, net, images)
 
     monkeypatch.setattr(ae, "evaluate", spy)
     study = tuning.tune(data, tmp_path, 3, small_hp, SPACE)
@@ -120,8 +120,8 @@ def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, c
     complete = [trial for trial in more_trials if trial.state.name == "COMPLETE"]
     best = min(complete, key=lambda trial: trial.value)
     out = capfd.readouterr().out
-    with common.load_run(tuning.trial_dir(logdir, best)) as (sess, g, data):
-        evaluation = ae.evaluate(sess, g, data.test.images)
+    with common.load_run(tuning.trial_dir(logdir, best)) as (sess, net, data):
+        evaluation = ae.evaluate(sess, net, data.test.images)
     assert f"\ntrial {best.number} on the test images: {evaluation}\n" in out
 
 

@@ -51,11 +51,13 @@ def test_the_tutorial_and_what_its_graph_can_do_here(tmp_path, capsys):
         score = sess.run(loss, feed_dict={X: mnist.test.images}) / 100
 
         # The tutorial's graph as one of the module's.
-        g = ae.Graph(ae.HParams(epoch_n=2), X, Z, G, loss, opt, tf.global_variables_initializer())
+        net = ae.Network(
+            ae.HParams(epoch_n=2), X, Z, G, loss, opt, tf.global_variables_initializer()
+        )
         built = {op.name: op.type for op in graph.get_operations()}
         few = ae.DataSets(*[part.subset(slice(500)) for part in mnist[:3]])
-        assert ae.evaluate(sess, g, mnist.test.images).score == pytest.approx(score, rel=1e-5)
-        first, second = ae.train(sess, g, few, tmp_path / "run")
+        assert ae.evaluate(sess, net, mnist.test.images).score == pytest.approx(score, rel=1e-5)
+        first, second = ae.train(sess, net, few, tmp_path / "run")
     assert "without XLA" not in capsys.readouterr().out
     assert score > first.validation_loss > second.validation_loss
     tutorials = {name: OPS.get(op, op) for name, op, _ in SEED_GRAPH if not name.endswith("/read")}
