@@ -28,6 +28,7 @@ comparison with PCA, tuning, anomaly detection; and export.
 import argparse
 import contextlib
 import dataclasses
+import faulthandler
 import gzip
 import io
 import json
@@ -46,7 +47,6 @@ from typing import NamedTuple
 
 import matplotlib.image
 import numpy as np
-from google.protobuf.json_format import MessageToJson
 from matplotlib.figure import Figure
 
 # Hides TensorFlow's C++ log, except fatal errors. TF_CPP_MIN_LOG_LEVEL=0 in the environment shows it.
@@ -55,24 +55,24 @@ LOG_LEVEL = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @contextlib.contextmanager
 def muted_stderr():
-    """Silences stderr, for the import of TensorFlow, which logs three lines whatever the level is."""
-    try:
-        stderr = os.dup(2) if LOG_LEVEL == "3" else None
-    except OSError:  # it is closed
-        stderr = None
-    if stderr is None:
-        yield
-        return
+    """Silences stderr, for the import of TensorFlow, which logs a few lines whatever the level is. If
+    TensorFlow ends the process, as on a processor that it was not built for, faulthandler says where."""
+    stderr = os.dup(2)
+    has_handler = faulthandler.is_enabled()
+    if not has_handler:
+        faulthandler.enable(stderr)
     with open(os.devnull, "wb") as null:
         os.dup2(null.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(stderr, 2)
+        if not has_handler:
+            faulthandler.disable()
         os.close(stderr)
 
 
-with muted_stderr():
+with muted_stderr() if LOG_LEVEL == "3" else contextlib.nullcontext():
     import tensorflow.compat.v1 as tf
     from tensorboard.plugins import projector
     from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
@@ -112,11 +112,10 @@ INITIALIZERS = {
 SCHEDULES = ("constant", "linear", "cosine")
 
 
-def _field(default, help, choices=(), low=0, low_allowed=False):
-    """A field of HParams, which is also a command-line flag: one of `choices`; or a number above
-    `low`, or `low` itself if it is allowed; or a tuple of such integers. The default determines the
-    type."""
-    metadata = {"help": help, "choices": tuple(choices), "low": low, "low_allowed": low_allowed}
+def _field(default, help, choices=(), low=1):
+    """A field of HParams, which is also a command-line flag: one of `choices`; or a finite number not
+    below `low`; or a tuple of such integers. The default determines the type."""
+    metadata = {"help": help, "choices": tuple(choices), "low": low}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -135,10 +134,10 @@ class HParams:
     train_n: int = _field(55000, "training images")
     epoch_n: int = _field(10, "passes over the training images")
     batch_size: int = _field(100, "images in a minibatch")
-    learning_rate: float = _field(0.001, "Adam's learning rate")
+    learning_rate: float = _field(0.001, "Adam's learning rate", low=0)
     schedule: str = _field("constant", "of the learning rate", SCHEDULES)
-    weight_decay: float = _field(0.0, "AdamW's decay of the weights", low_allowed=True)
-    seed: int = _field(0, "for initial weights and order of images", low_allowed=True)
+    weight_decay: float = _field(0.0, "AdamW's decay of the weights", low=0)
+    seed: int = _field(0, "for initial weights and order of images", low=0)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -154,19 +153,19 @@ class HParams:
 def _checked(field, value):
     """Returns the value of a field, or of one of its layers, as a Python object. Raises
     AutoEncoderError if it is not allowed."""
-    choices, low, low_allowed = (field.metadata[k] for k in ("choices", "low", "low_allowed"))
+    choices, low = field.metadata["choices"], field.metadata["low"]
     if choices:
         expected = " or ".join(choices)
         if value in choices:
             return value
+    elif isinstance(field.default, float):
+        expected = f"a number >= {low}"
+        if isinstance(value, numbers.Real) and math.isfinite(value) and value >= low:
+            return float(value)
     else:
-        is_float = isinstance(field.default, float)
-        expected = (
-            f"{'a number' if is_float else 'an integer'} {'>=' if low_allowed else '>'} {low}"
-        )
-        if isinstance(value, numbers.Real if is_float else numbers.Integral):
-            if low < value < math.inf or (low_allowed and value == low):
-                return float(value) if is_float else int(value)
+        expected = f"an integer >= {low}"
+        if isinstance(value, numbers.Integral) and value >= low:
+            return int(value)
     raise AutoEncoderError(f"{field.name} must be {expected}, not {value!r}")
 
 
@@ -197,60 +196,92 @@ IDX_FILES = (
 
 
 class DataSet:
-    """Images and labels, with images, labels, num_examples and next_batch as in TensorFlow 1's
-    tutorials. make_data_set checks and converts arrays of your own."""
+    """Images and labels, with images, labels, num_examples, next_batch and epochs_completed as in
+    TensorFlow 1's tutorials. make_data_set checks and converts arrays of your own."""
 
-    def __init__(self, images, labels=None):
+    def __init__(self, images, labels=None, seed=0):
         self.images = images  # (n, X_n), float32 in [0, 1]
         self.labels = labels  # (n,), integers; (n, classes), one-hot; or None
-        self._rng = np.random.default_rng(0)
+        self.seed = seed  # of the order of next_batch
+        self._epochs_begun = 0
         self._next_rows = np.empty(0, int)
 
     @property
     def num_examples(self):
         return len(self.images)
 
+    @property
+    def epochs_completed(self):
+        """How often next_batch has gone through all images."""
+        return max(0, self._epochs_begun - 1)
+
     def subset(self, rows):
         """Returns a DataSet of some rows, given as a slice, indices or a mask."""
-        return DataSet(self.images[rows], None if self.labels is None else self.labels[rows])
+        labels = None if self.labels is None else self.labels[rows]
+        return DataSet(self.images[rows], labels, self.seed)
 
-    def next_batch(self, batch_size, shuffle=True):
+    def next_batch(self, batch_size, fake_data=False, shuffle=True):
         """Returns the next images (batch_size, X_n) and labels, in a new order in each epoch if
         `shuffle`."""
+        _refuse_fake_data(fake_data)
         n = self.num_examples
         epochs = math.ceil((batch_size - len(self._next_rows)) / n)
         for _ in range(epochs):
-            next_epoch = self._rng.permutation(n) if shuffle else np.arange(n)
-            self._next_rows = np.append(self._next_rows, next_epoch)
+            self._epochs_begun += 1
+            order = shuffled(self.seed, self._epochs_begun, n) if shuffle else np.arange(n)
+            self._next_rows = np.append(self._next_rows, order)
         batch = self.subset(self._next_rows[:batch_size])
         self._next_rows = self._next_rows[batch_size:]
         return batch.images, batch.labels
 
 
-class DataSets(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class DataSets:
+    """What read_data_sets returns. It can be unpacked: train, validation, test = data."""
+
     train: DataSet
     validation: DataSet
     test: DataSet
     path: Path | None = None  # the folder or file that they were read from
 
+    def __iter__(self):
+        return iter((self.train, self.validation, self.test))
 
-def read_data_sets(data_dir=DATA_DIR, one_hot=False, reshape=True, validation_size=None):
+
+def read_data_sets(
+    train_dir=DATA_DIR,
+    fake_data=False,
+    one_hot=False,
+    dtype=tf.float32,
+    reshape=True,
+    validation_size=None,
+    seed=None,
+    source_url=None,
+):
     """Reads MNIST, or other images in its format, into .train, .validation and .test.
 
-    It takes the place of input_data.read_data_sets of TensorFlow 1's tutorials, without a download.
+    It takes the place of input_data.read_data_sets of TensorFlow 1's tutorials, without a download,
+    and has the same arguments.
 
-    data_dir: a folder of the four IDX files, gzip-compressed or not; or a .npz file with the arrays
+    train_dir: a folder of the four IDX files, gzip-compressed or not; or a .npz file with the arrays
     x_train and x_test, and optionally the labels y_train and y_test.
+    fake_data, dtype: False and tf.float32. Others are not supported.
     one_hot: labels as rows of 0 and a 1, instead of integers.
     reshape: images as (n, X_n); False for (n, height, width, 1), which `train` does not take.
     validation_size: how many of the first training images become the validation set; by default a
     twelfth of them, but at most the tutorial's 5,000.
+    seed: an integer, of the order of next_batch; by default 0.
+    source_url: ignored.
     Raises AutoEncoderError if a file is missing, damaged, or does not fit the others.
     """
-    path = Path(data_dir)
+    _refuse_fake_data(fake_data)
+    if tf.as_dtype(dtype) != tf.float32:
+        raise AutoEncoderError(f"images are read as float32 from 0 to 1, not as {dtype!r}")
+    path = Path(train_dir)
     x_train, y_train, x_test, y_test = _read_npz(path) if path.suffix == ".npz" else _read_idx(path)
     train = make_data_set(x_train, y_train, f"{path}: training images")
     test = make_data_set(x_test, y_test, f"{path}: test images")
+    train.seed = test.seed = seed or 0
     if train.images.shape[1] != test.images.shape[1]:
         raise AutoEncoderError(f"{path}: training and test images differ in size")
     n = validation_size
@@ -269,6 +300,12 @@ def read_data_sets(data_dir=DATA_DIR, one_hot=False, reshape=True, validation_si
         train.images = as_2d(train.images)[..., np.newaxis]
         test.images = as_2d(test.images)[..., np.newaxis]
     return DataSets(train.subset(slice(n, None)), train.subset(slice(n)), test, path.resolve())
+
+
+def _refuse_fake_data(fake_data):
+    # Also meets who passes one_hot or shuffle as the second argument.
+    if fake_data:
+        raise AutoEncoderError("there is no fake_data: pass one_hot and shuffle by their names")
 
 
 def make_data_set(images, labels, name):
@@ -363,10 +400,15 @@ def as_2d(images):
 class Network(NamedTuple):
     """A network to train: what build returns, or tensors of your own.
 
-    Z, G and loss must need no other feed than X, with any number of images. Any other placeholder
-    must be a tf.placeholder_with_default. `training_feed` gives its value in training. For example,
+    `train` runs opt and loss, feeds images to X, and feeds nothing else but `training_feed`. Z and G are
+    shown and evaluated, with X alone fed. So any other placeholder that these four need must be a
+    tf.placeholder_with_default, and `training_feed` gives its value in training. For example,
     keep_prob = tf.placeholder_with_default(1.0, []) in dropout and training_feed={keep_prob: 0.5}
-    drop units in training only.
+    drop units in training only. If X, Z or G take only a fixed number of images, batch_size must be that
+    number, and the numbers of images must be multiples of it.
+
+    The network is the operations that loss, opt, Z and G need, and their variables. The tf.Graph may
+    have others, which are neither saved nor restored.
 
     Of hp, `train` uses X_n, epoch_n, batch_size and seed, and train_n if schedule is not "constant".
     The other fields are recorded, and must be the same to resume.
@@ -377,7 +419,9 @@ class Network(NamedTuple):
     Z: tf.Tensor  # (batch, Z_n): fetch it to encode, feed it to decode
     G: tf.Tensor  # (batch, X_n)
     loss: tf.Tensor  # (): a sum over the minibatch; for a mean, see the module's docstring
-    opt: tf.Operation  # runs one step of the optimizer on the images that are fed
+    opt: (
+        tf.Operation
+    )  # runs one step of the optimizer; or a tensor that needs it, or a list of such
     init: tf.Operation  # initializes all variables, those of the optimizer included
     training_feed: dict = types.MappingProxyType({})  # {placeholder: value}, fed in training only
 
@@ -429,27 +473,27 @@ def l2_loss(G, X):
 
 
 def training(loss, hp):
-    """Returns the operation that runs one step of Adam, or of AdamW if hp.weight_decay is not 0.
+    """Returns the operation that runs one step of Adam, or of AdamW if hp.weight_decay is not 0. It also
+    adds 1 to the global step, if the graph has one.
 
-    Call it once per tf.Graph: AdamW decays the weights of all networks in the graph, and a learning
-    rate that decays depends on the global step of the graph.
+    Networks in one tf.Graph share the global step, on which a learning rate that decays depends.
     """
     with tf.name_scope("training"):
         rate, step = learning_rate(hp)
         opt = tf.train.AdamOptimizer(rate).minimize(loss, global_step=step)
         if hp.weight_decay:
             # After Adam's update, w is multiplied by 1 - rate * weight_decay. Biases are not.
-            weights = [v for v in tf.trainable_variables() if len(v.shape) > 1]
+            weights = [v for v in variables_of([loss]) if v.trainable and len(v.shape) > 1]
             with tf.control_dependencies([opt]):
                 opt = tf.group(*[w.assign_sub(rate * hp.weight_decay * w) for w in weights])
         return opt
 
 
 def learning_rate(hp):
-    """Returns the learning rate and the global step on which it depends, which is None if the rate is
-    constant. A rate that decays reaches 0 after the last step of the last epoch."""
+    """Returns the learning rate, and the global step, which is None if the rate is constant and the graph
+    has none. A rate that decays reaches 0 after the last step of the last epoch."""
     if hp.schedule == "constant":
-        return hp.learning_rate, None
+        return hp.learning_rate, tf.train.get_global_step()
     step = tf.train.get_or_create_global_step()
     steps = hp.epoch_n * math.ceil(hp.train_n / hp.batch_size)
     if hp.schedule == "linear":
@@ -470,6 +514,41 @@ def build(hp):
         loss = l2_loss(G, X)
         opt = training(loss, hp)
         return Network(hp, X, Z, G, loss, opt, tf.global_variables_initializer())
+
+
+# What a graph needs to compute something.
+
+
+def ancestors(fetches, fed=None):
+    """Returns the operations that tensors or operations need, and these themselves, as a set.
+
+    fetches: also nested lists, as tf.Session.run takes them. fed: a tensor that is fed, so that its own
+    operation needs no other.
+    """
+    found = set()
+    to_visit = [getattr(fetch, "op", fetch) for fetch in tf.nest.flatten(fetches)]
+    while to_visit:
+        op = to_visit.pop()
+        if op in found:
+            continue
+        found.add(op)
+        if fed is None or op is not fed.op:
+            to_visit += [tensor.op for tensor in op.inputs]
+            to_visit += op.control_inputs
+    return found
+
+
+def variables_of(fetches, fed=None):
+    """Returns the variables that tensors or operations need, in the order in which they were made."""
+    operations = ancestors(fetches, fed)
+    variables = tf.nest.flatten(fetches)[0].graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)
+    return [variable for variable in variables if variable.op in operations]
+
+
+def network_variables(net):
+    """Returns the variables of a network: weights, those of the optimizer, moving averages and global
+    step."""
+    return variables_of([net.loss, net.opt, net.Z, net.G], net.X)
 
 
 # ---- Session -------------------------------------------------------------------------------------
@@ -494,12 +573,34 @@ def device():
     """Returns a description of the device in use: a GPU if there is one."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        return f"CPU, {os.cpu_count()} cores"
+        # Not all that the machine has may be allowed for this process, which only Linux tells.
+        may_use = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0)
+        return f"CPU, {len(may_use)} cores"
     name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unnamed")
     return f"GPU, {name}"
 
 
 # ---- Training ------------------------------------------------------------------------------------
+
+
+def print_line(text, is_progress=False):
+    """Prints a line. If `is_progress`, the next text is printed over this one, and nothing is printed
+    unless the output is a terminal or a notebook, nor more than five times a second."""
+    interactive = is_interactive(sys.stdout)
+    start = "\r" if interactive else ""
+    if not is_progress:
+        print(start + text, flush=True)
+    elif interactive and time.monotonic() > print_line.next_progress:
+        print_line.next_progress = time.monotonic() + 0.2
+        print(start + text, end="", flush=True)
+
+
+print_line.next_progress = 0.0  # time.monotonic()
+
+
+def is_interactive(stream):
+    """Returns whether a stream of output is a terminal or a notebook."""
+    return "ipykernel" in sys.modules or (hasattr(stream, "isatty") and stream.isatty())
 
 
 class Epoch(NamedTuple):
@@ -509,45 +610,54 @@ class Epoch(NamedTuple):
     live: int  # latent variables that are not dead: not 0 for at least one validation image
 
 
-def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None):
+def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, show=print_line):
     """Trains for hp.epoch_n epochs, from the weights that the session has. Returns a list of Epoch.
 
     data: DataSets; the network learns from data.train and is evaluated on data.validation.
     logdir: folder for a checkpoint and TensorBoard summaries after each epoch. Without resume, an
-    earlier run there is deleted.
+    earlier run there is replaced after the first epoch.
     resume: continue from the last checkpoint in logdir, if there is one. The final weights are the
-    same as without the interruption, unless the graph draws random numbers. All hyperparameters must
-    be the same, except that epoch_n may be larger if the schedule is constant.
-    loop: a function (sess, net, images, epoch) that trains for one epoch and returns the loss per 100
-    images. The default is compile_loop(sess, net), which computes the same as feed_loop, and faster. If
-    you have changed feed_loop, pass loop=feed_loop.
+    same as without the interruption, unless the graph draws random numbers. The hyperparameters and
+    training_feed must be the same as at the start of the run, except that epoch_n may be larger if the
+    schedule is constant.
+    loop: a function (sess, net, images, epoch, show) that trains for one epoch and returns the loss per
+    100 images. The default is compile_loop(sess, net), which computes the same as feed_loop, and
+    faster. If you have changed feed_loop, pass loop=feed_loop.
     on_epoch: a function that is called with each Epoch. An exception that it raises stops training.
+    show: a function that is called as print_line is, in its place.
 
-    Raises AutoEncoderError if the data or the checkpoint does not match net, and Diverged if the loss
-    is not finite.
+    Raises AutoEncoderError if the network cannot be trained as it is, or if the data or the checkpoint
+    does not match it; and Diverged if the loss is not finite.
     """
     check_before_training(net, data, logdir, resume)
     history = restore(sess, net, data, logdir) if resume else []
+    if history:
+        show(f"resumed after epoch {len(history)}")
+    elif resume:
+        show(f"no checkpoint in {logdir}: training starts")
+    elif logdir and run_files(logdir):
+        show(f"the first epoch will replace the earlier run in {logdir}")
     if len(history) == net.hp.epoch_n:
         return history
     if not history:
         restart_schedule(sess, net)
-    loop = loop or compile_loop(sess, net)
-    with recorder(sess, net, data, logdir, history) as record:
+    loop = loop or compile_loop(sess, net, show)
+    with recorder(sess, net, data, logdir, len(history), show) as record:
         for epoch in range(len(history) + 1, net.hp.epoch_n + 1):
-            loss = float(loop(sess, net, data.train.images, epoch))
-            validation = evaluate(sess, net, data.validation.images)
-            print_epoch(epoch, loss, validation.score)
-            if not math.isfinite(loss + validation.score):
+            loss = float(loop(sess, net, data.train.images, epoch, show))
+            validation_loss, Z = validate(sess, net, data.validation.images)
+            show(f"epoch: {epoch}, loss: {loss:.3f}, validation loss: {validation_loss:.3f}")
+            if not math.isfinite(loss + validation_loss):
                 raise Diverged("the loss is not finite: try a smaller learning_rate")
-            history.append(Epoch(epoch, loss, validation.score, validation.live))
-            record(history)
+            live = int((Z != 0).any(axis=0).sum())
+            history.append(Epoch(epoch, loss, validation_loss, live))
+            record(history, Z)
             if on_epoch:
                 on_epoch(history[-1])
     return history
 
 
-def feed_loop(sess, net, images, epoch):
+def feed_loop(sess, net, images, epoch, show=print_line):
     """Trains for one epoch with one session call per minibatch, as the tutorial does. Returns the
     loss per 100 images."""
     order = shuffled(net.hp.seed, epoch, len(images))
@@ -556,7 +666,7 @@ def feed_loop(sess, net, images, epoch):
         batch = images[order[start : start + net.hp.batch_size]]
         loss, _ = sess.run([net.loss, net.opt], feed_dict={net.X: batch, **net.training_feed})
         total += float(loss)
-        print_progress(epoch, total, start + len(batch))
+        show(progress(epoch, total, start + len(batch)), is_progress=True)
     return REPORTED_IMAGES * total / len(images)
 
 
@@ -569,6 +679,7 @@ def shuffled(seed, epoch, n):
 def check_before_training(net, data, logdir, resume):
     """Raises AutoEncoderError if `train` could not do what it is asked."""
     hp = net.hp
+    check_network(net)
     for name, part in (("training", data.train), ("validation", data.validation)):
         images = part.images
         if images.shape[1:] != (hp.X_n,):
@@ -577,8 +688,7 @@ def check_before_training(net, data, logdir, resume):
             raise AutoEncoderError(f"{name} images must be floats from 0 to 1, not {images.dtype}")
         if len(images) == 0:
             raise AutoEncoderError(f"there are no {name} images")
-    if not net.X.dtype.is_floating:
-        raise AutoEncoderError(f"X must be a placeholder of floats, not of {net.X.dtype.name}")
+        check_number(net, len(images), name)
     if hp.schedule != "constant" and hp.train_n != data.train.num_examples:
         found = f"there are {data.train.num_examples} training images"
         raise AutoEncoderError(f"train_n is {hp.train_n}, but {found}: the schedule needs it")
@@ -590,6 +700,55 @@ def check_before_training(net, data, logdir, resume):
         raise AutoEncoderError(f"{logdir}: TensorFlow opens no checkpoints in a path with [ or \\")
 
 
+def check_network(net):
+    """Raises AutoEncoderError if the graph shows that `train` could not train the network."""
+    if net.X.graph.finalized:
+        hint = "use tf.Session() or start_session, instead of MonitoredTrainingSession or the like"
+        raise AutoEncoderError(f"the graph is finalized, and `train` adds operations to it: {hint}")
+    if not net.X.dtype.is_floating:
+        raise AutoEncoderError(f"X must be a placeholder of floats, not of {net.X.dtype.name}")
+    image_shape = [None, net.hp.X_n]
+    shapes = {"X": image_shape, "Z": [None, None], "G": image_shape, "loss": []}
+    for name, shape in shapes.items():
+        tensor = getattr(net, name)
+        if not tensor.shape.is_compatible_with(shape):
+            wanted = tf.TensorShape(shape)
+            raise AutoEncoderError(f"{name} ({tensor.name}) must be {wanted}, not {tensor.shape}")
+    for name in ("loss", "opt", "Z", "G"):
+        needed = ancestors(getattr(net, name), net.X)
+        if net.X.op not in needed:
+            raise AutoEncoderError(f"{name} does not depend on X ({net.X.name})")
+        others = [op.name for op in needed - {net.X.op} if op.type == "Placeholder"]
+        if others:
+            hint = (
+                "use X in its place (targets = X), or a tf.placeholder_with_default, which "
+                "training_feed can give another value"
+            )
+            raise AutoEncoderError(
+                f"{name} needs the placeholder {min(others)}, but `train` feeds only X: {hint}"
+            )
+    for key in net.training_feed:
+        if not tf.is_tensor(key) or key.op.type != "PlaceholderWithDefault":
+            found = getattr(key, "name", key)
+            raise AutoEncoderError(
+                f"{found} in training_feed must be a tf.placeholder_with_default, because only "
+                "training feeds it"
+            )
+
+
+def check_number(net, n, name):
+    """Raises AutoEncoderError if the network takes another number of images than minibatches of n images
+    have. name: of the images."""
+    batch_size = net.hp.batch_size
+    for tensor in (net.X, net.Z, net.G):
+        fixed = tensor.shape.with_rank_at_least(1)[0]
+        if fixed is not None and (fixed != batch_size or n % fixed):
+            raise AutoEncoderError(
+                f"{tensor.name} takes {fixed} images at a time: batch_size ({batch_size}) must be that, "
+                f"and the number of {name} images ({n}) a multiple of it"
+            )
+
+
 def restart_schedule(sess, net):
     """Sets the global step to 0, so that a learning rate that decays starts where it should also in a
     session that has been used for training before."""
@@ -598,24 +757,9 @@ def restart_schedule(sess, net):
         sess.run(step.initializer)
 
 
-def print_progress(epoch, total, seen):
-    """Prints the loss of the images seen so far, overwriting the previous output. Prints nothing if
-    the output is not a terminal or a notebook."""
-    if is_interactive(sys.stdout):
-        loss = REPORTED_IMAGES * total / seen
-        print(f"\repoch: {epoch}, loss: {loss:<10.3f}", end="", flush=True)
-
-
-def print_epoch(epoch, loss, validation_loss):
-    """Prints the line of an epoch, overwriting what print_progress has printed."""
-    start = "\r" if is_interactive(sys.stdout) else ""
-    text = f"epoch: {epoch}, loss: {loss:.3f}, validation loss: {validation_loss:.3f}"
-    print(start + text, flush=True)
-
-
-def is_interactive(stream):
-    """Returns whether a stream of output is a terminal or a notebook."""
-    return "ipykernel" in sys.modules or (hasattr(stream, "isatty") and stream.isatty())
+def progress(epoch, total, seen):
+    """Returns as text the loss of the images seen so far. total: the sum of the losses of minibatches."""
+    return f"epoch: {epoch}, loss: {REPORTED_IMAGES * total / seen:<10.3f}"
 
 
 # ---- Evaluation ----------------------------------------------------------------------------------
@@ -640,15 +784,41 @@ def evaluate(sess, net, images):
 
     The minibatches have batch_size images, so that a loss that is a mean is reported as in training.
     """
+    check_number(net, len(images), "evaluated")
     loss_sum, error, live = 0.0, 0.0, False
-    for start in range(0, len(images), net.hp.batch_size):
-        X = images[start : start + net.hp.batch_size]
-        loss, Z, G = sess.run([net.loss, net.Z, net.G], {net.X: X})
+    fetches = [net.loss, net.Z, net.G]
+    for X, (loss, Z, G) in run_batches(sess, fetches, net.X, images, net.hp.batch_size):
         loss_sum += float(loss)
         error += float(np.square(G - X).sum())
         live = live | (Z != 0).any(axis=0)
     score = REPORTED_IMAGES * loss_sum / len(images)
     return Evaluation(score, error / images.size, int(live.sum()), live.size)
+
+
+def validate(sess, net, images):
+    """Returns of images (n, X_n) the loss per 100 images, and Z (n, Z_n)."""
+    losses, codes = [], []
+    for _, (loss, Z) in run_batches(sess, [net.loss, net.Z], net.X, images, net.hp.batch_size):
+        losses.append(float(loss))
+        codes.append(Z)
+    return REPORTED_IMAGES * sum(losses) / len(images), np.concatenate(codes)
+
+
+def run_batches(sess, fetches, placeholder, rows, batch_size):
+    """Feeds rows (n, ...) to a placeholder, batch_size at a time. Yields the rows of each batch, and what
+    the session computes from them."""
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        yield batch, sess.run(fetches, {placeholder: batch})
+
+
+def run_images(sess, net, fetches, images):
+    """Returns what the network computes from images (n, X_n), arrays (n, ...), in minibatches of
+    batch_size. The last one is filled up, because the network may take no other number."""
+    n, batch_size = len(images), net.hp.batch_size
+    filled = np.resize(images, (batch_size * math.ceil(n / batch_size), net.hp.X_n))
+    results = [result for _, result in run_batches(sess, fetches, net.X, filled, batch_size)]
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts)[:n], *results)
 
 
 def plot_reconstruction(X, G, labels):
@@ -660,15 +830,18 @@ def plot_reconstruction(X, G, labels):
     widths = [2.1, 2.1, 0.9 * len(X[firsts]) + 0.3]
     figure = Figure(figsize=(sum(widths), 2.1), layout="constrained")
     left, middle, right = figure.subfigures(1, 3, width_ratios=widths)
-    plot_images(left, X=X[:1])
-    plot_images(middle, G=G[:1])
-    plot_images(right, X=X[firsts], G=G[firsts])
+    plot_images({"X": X[:1]}, left)
+    plot_images({"G": G[:1]}, middle)
+    plot_images({"X": X[firsts], "G": G[firsts]}, right)
     return figure
 
 
-def plot_images(figure=None, cmap=None, **rows):
-    """Draws each array (n, X_n) as a row of n images, with its name, in the colours of a matplotlib
-    colormap; by default in matplotlib's own, as the tutorial does. Returns a Figure."""
+def plot_images(rows, figure=None, cmap=None):
+    """Draws images in rows, in the colours of a matplotlib colormap; by default in matplotlib's own, as
+    the tutorial does. Returns a Figure.
+
+    rows: {name: images (n, X_n)}, with values from 0 to 1.
+    """
     columns = max(map(len, rows.values()))
     if figure is None:
         longest_name = max(map(len, rows))
@@ -700,19 +873,19 @@ def first_of_each(labels):
 # ---- Compiled loop -------------------------------------------------------------------------------
 
 
-def compile_loop(sess, net):
+def compile_loop(sess, net, show=print_line):
     """Returns a function that computes the same as feed_loop, compiled by XLA.
 
     A session call for each minibatch costs time. The compiled loop makes up to 55 steps per call.
-    For that, _loop_graph copies the training step, from net.X to net.loss and net.opt, into the body of a
+    For that, _loop_graph copies the training step, from X to loss and opt, into the body of a
     tf.while_loop, on the same variables. Only rounding differs.
 
-    Returns feed_loop itself, and prints why, if XLA cannot compile the graph; if the graph draws
-    random numbers, whose seeds XLA ignores; or if it has convolutions, which XLA makes slow on a CPU.
+    Returns feed_loop itself, and shows why, if XLA cannot compile the graph, leaves out a part of it, or
+    draws other random numbers; or if the graph has convolutions, which XLA makes slow on a CPU.
     """
     batch_size = net.hp.batch_size
-    # A tenth of the tutorial's epoch, because progress is printed between calls. At most 2^25
-    # pixels, because a call copies its images.
+    # A tenth of the tutorial's epoch, because progress is shown between calls. At most 2^25 pixels,
+    # because a call copies its images.
     steps_per_call = min(55, max(1, 2**25 // (batch_size * net.hp.X_n)))
 
     def call(sess, images, steps):
@@ -726,10 +899,10 @@ def compile_loop(sess, net):
         # XLA compiles in the first call, or fails.
         call(sess, np.zeros((steps_per_call * batch_size, net.hp.X_n), np.float32), steps=0)
     except (AutoEncoderError, tf.errors.OpError, ValueError, TypeError) as e:
-        print(f"training with feed_loop, without XLA: {first_line(e):.200}")
+        show(f"training with feed_loop, without XLA: {first_line(e):.200}")
         return feed_loop
 
-    def compiled_loop(sess, _, images, epoch):
+    def compiled_loop(sess, _, images, epoch, show=print_line):
         order = shuffled(net.hp.seed, epoch, len(images))
         total = 0.0
         full = len(images) // batch_size  # the last minibatch may be smaller
@@ -739,33 +912,39 @@ def compile_loop(sess, net):
             # np.resize repeats rows to a constant length: XLA would compile again for another.
             rows = np.resize(rows, steps_per_call * batch_size)
             total += call(sess, images[rows], steps=last - first)
-            print_progress(epoch, total, last * batch_size)
+            show(progress(epoch, total, last * batch_size), is_progress=True)
         rest = images[order[full * batch_size :]]
         if len(rest):
             loss, _ = sess.run([net.loss, net.opt], {net.X: rest, **net.training_feed})
             total += float(loss)
-            print_progress(epoch, total, len(images))
         return REPORTED_IMAGES * total / len(images)
 
     return compiled_loop
 
 
+# Operations that XLA compiles, but not into what TensorFlow's own do: it leaves out the first two, and
+# draws other floats from the same seed. Integers of tf.random.stateless_uniform are the same.
+DIFFERENT_IN_XLA = re.compile(
+    "Assert|CheckNumerics|Stateless(RandomUniform|RandomNormal|.*TruncatedNormal|Multinomial)(V2)?"
+)
+
+
 def _loop_graph(net):
     """Adds a loop over minibatches to the graph. Returns the placeholders of the images, of the number
     of steps, and of what training_feed feeds, as a dict; and the sum of the losses."""
-    hp, step_def = net.hp, subgraph(net, net.loss.op, net.opt)
-    nodes = [*step_def.node]
-    for function in step_def.library.function:
-        nodes.extend(function.node_def)
-    if any("seed2" in node.attr for node in nodes):  # an attribute of all random operations
-        raise ValueError("the graph draws random numbers")
-    if any("Conv" in node.op for node in nodes) and not tf.config.list_physical_devices("GPU"):
-        raise ValueError("its convolutions are slow on a CPU")
+    hp, step_def = net.hp, subgraph([net.loss, net.opt], net.X)
+    for node in nodes_with_functions(step_def):
+        # All operations whose seed is an attribute have seed2. XLA ignores it.
+        if "seed2" in node.attr or DIFFERENT_IN_XLA.fullmatch(node.op):
+            raise ValueError(f"XLA leaves out, or computes otherwise, the operation {node.op}")
+        if "Conv" in node.op and not tf.config.list_physical_devices("GPU"):
+            raise ValueError("its convolutions are slow on a CPU")
     names = {f"{node.name}:0" for node in step_def.node}
-    variables = variable_handles()
+    variables = {handle.name: handle for handle in variable_handles(network_variables(net))}
     images_ph = tf.placeholder(tf.float32, [None, hp.X_n])
     steps_ph = tf.placeholder(tf.int32, [])
     feed_phs = {t: tf.placeholder(t.dtype, np.shape(v)) for t, v in net.training_feed.items()}
+    opt_names = [getattr(fetch, "op", fetch).name for fetch in tf.nest.flatten(net.opt)]
 
     def loop(images, steps, feed):
         def step(k, total):
@@ -773,10 +952,8 @@ def _loop_graph(net):
             inputs = variables | feed | {net.X.name: tf.cast(X, net.X.dtype)}
             # tf.identity makes a tensor of the loop's own graph.
             inputs = {name: tf.identity(value) for name, value in inputs.items() if name in names}
-            loss, opt = tf.import_graph_def(
-                step_def, inputs, [net.loss.name, net.opt.name], name=""
-            )
-            with tf.control_dependencies([opt]):
+            loss, *opt = tf.import_graph_def(step_def, inputs, [net.loss.name, *opt_names], name="")
+            with tf.control_dependencies(opt):
                 return k + 1, total + loss
 
         return tf.while_loop(lambda k, total: k < steps, step, (0, 0.0))[1]
@@ -786,34 +963,48 @@ def _loop_graph(net):
     return images_ph, steps_ph, feed_phs, total
 
 
-def variable_handles():
-    """Returns the resource handles of the default graph's variables, by name."""
-    variables = tf.global_variables()
+def variable_handles(variables):
+    """Returns the resource handles of variables. Raises AutoEncoderError if one has none."""
     if not all(hasattr(v, "handle") for v in variables):
         raise AutoEncoderError("call tf.enable_resource_variables() before the graph is built")
-    return {v.handle.name: v.handle for v in variables}
+    return [v.handle for v in variables]
 
 
-def subgraph(net, *operations):
-    """Returns the GraphDef that operations of the graph need, with placeholders for its variables."""
-    names = [op.name for op in operations]
-    part = tf.graph_util.extract_sub_graph(net.X.graph.as_graph_def(), names)
+def subgraph(fetches, X):
+    """Returns the GraphDef of what tensors or operations need, with placeholders for X and for the
+    variables."""
+    graph_def = X.graph.as_graph_def()
+    names = {op.name for op in ancestors(fetches, X)}
+    part = tf.GraphDef(versions=graph_def.versions, library=graph_def.library)
+    part.node.extend(node for node in graph_def.node if node.name in names)
     for node in part.node:
         node.attr.pop("_class", None)  # it may name operations that are not in this part
-        if node.op == "VarHandleOp":
+        dtype = {"VarHandleOp": tf.resource}.get(node.op)
+        if node.name == X.op.name:
+            dtype = X.dtype
+        if dtype:
             node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
-            node.attr["dtype"].type = tf.resource.as_datatype_enum
+            node.attr["dtype"].type = dtype.as_datatype_enum
     return part
+
+
+def nodes_with_functions(graph_def):
+    """Returns the nodes of a graph, and those of the functions that it calls, as tf.cond does."""
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    nodes = [*graph_def.node]
+    for node in nodes:  # which grows
+        for attr in node.attr.values():
+            for called in [attr.func, *attr.list.func]:
+                if called.name in functions:
+                    nodes += functions.pop(called.name).node_def
+    return nodes
 
 
 # ---- Checkpoints ---------------------------------------------------------------------------------
 
-# What a run leaves in its logdir. The first names the next to TensorFlow.
+# What a run leaves in its logdir, besides checkpoints.
 EVENTS = "events.*.autoencoder"
 RUN_FILES = (
-    "checkpoints/checkpoint",
-    "checkpoints/epoch-[0-9]*.index",
-    "checkpoints/epoch-[0-9]*.data-*",
     "checkpoints/run.json",
     EVENTS,
     f"train/{EVENTS}",
@@ -824,35 +1015,45 @@ RUN_FILES = (
     "test/thumbnails.png",
     "test/projector_config.pbtxt",
 )
+# TensorFlow leaves the last two if the process is killed. The file checkpoint, which names the last one
+# to TensorFlow, may be that of another Saver. So it is not used, and not deleted.
+CHECKPOINT_FILE = re.compile(r"epoch-(\d+)\.(index|data-00000-of-00001)(\.tempstate\d+)?")
 
 
 @contextlib.contextmanager
-def recorder(sess, net, data, logdir, history):
-    """Opens the files of a run. Yields a function that, given the history, writes the summaries of its
-    last epoch and saves a checkpoint. Without logdir, that function does nothing.
+def recorder(sess, net, data, logdir, epochs, show=print_line):
+    """Yields a function that records an epoch: given the history, and Z of the validation images, it
+    writes the summaries of the last epoch and saves a checkpoint. Without logdir, it does nothing.
 
-    With an empty history, an earlier run in logdir is deleted.
+    epochs: for how many epochs the network has been trained. If that is 0, an earlier run in logdir is
+    deleted when the first epoch is recorded.
     """
     if not logdir:
-        yield lambda history: None
+        yield lambda history, Z: None
         return
     run_info = fingerprint(net, data) | {"data_dir": str(data.path) if data.path else None}
     with net.X.graph.as_default():
-        saver = tf.train.Saver(max_to_keep=1, save_relative_paths=True)
-    # An operation that fails does so now, before an earlier run is deleted.
-    sess.run([net.loss, net.Z, net.G, graph_summaries(net)], {net.X: data.validation.images[:1000]})
+        saver = tf.train.Saver(network_variables(net), max_to_keep=None, save_relative_paths=True)
     checkpoint_dir(logdir).mkdir(parents=True, exist_ok=True)
-    if history:  # the next checkpoint replaces the one that was restored
-        saver.recover_last_checkpoints([tf.train.latest_checkpoint(checkpoint_dir(logdir))])
-    else:
-        delete_run(logdir)
-    with summary_writers(sess, net, data, logdir, epochs=len(history)) as write_summaries:
+    writers = {}
+    with contextlib.ExitStack() as open_files:
 
-        def record(history):
-            write_summaries(history[-1])
+        def record(history, Z):
+            # Whatever may fail comes before an earlier run is deleted.
+            summaries = epoch_summaries(sess, net, data, history[-1], Z)
+            if not writers:
+                trace = trace_step(sess, net, data.train.images, show)
+                if not epochs:
+                    delete(run_files(logdir))
+                for name, writer in open_writers(net, data, logdir, epochs, trace).items():
+                    writers[name] = open_files.enter_context(writer)
+            for name, of_writer in summaries.items():
+                add(writers[name], history[-1].epoch, *of_writer)
             save(sess, saver, run_info, history, logdir)
 
         yield record
+        if writers:
+            add(writers["run"], 0, session_end_pb(STATUS_SUCCESS))
 
 
 def checkpoint_dir(logdir):
@@ -860,11 +1061,20 @@ def checkpoint_dir(logdir):
     return Path(logdir, "checkpoints")
 
 
-def delete_run(logdir):
-    """Deletes what an earlier run has left in logdir, and nothing else."""
+def run_files(logdir):
+    """Returns the files that a run has left in logdir."""
     paths = [path for pattern in RUN_FILES for path in Path(logdir).glob(pattern)]
-    if paths:
-        print(f"replacing the earlier run in {logdir}")
+    return paths + list(checkpoint_files(logdir))
+
+
+def checkpoint_files(logdir):
+    """Returns the files of a run's checkpoints, as {path: epoch}."""
+    paths = checkpoint_dir(logdir).glob("epoch-*")
+    matches = {path: CHECKPOINT_FILE.fullmatch(path.name) for path in paths}
+    return {path: int(match[1]) for path, match in matches.items() if match}
+
+
+def delete(paths):
     for path in paths:
         path.unlink()
 
@@ -873,7 +1083,7 @@ def save(sess, saver, run_info, history, logdir):
     """Saves a checkpoint of the last epoch in `history`, and then deletes the one before.
 
     run.json is written first, and each file under a temporary name. So if the process is killed,
-    run.json may be one epoch ahead of the checkpoint. Then `restore` leaves that epoch out.
+    run.json may be one epoch ahead of the checkpoint. Then `read_run` leaves that epoch out.
     """
     folder = checkpoint_dir(logdir)
     temporary = folder / "run.json.tmp"
@@ -882,6 +1092,7 @@ def save(sess, saver, run_info, history, logdir):
     with writing(folder):
         prefix = str(folder / "epoch")
         saver.save(sess, prefix, global_step=len(history), write_meta_graph=False)
+    delete(path for path, epoch in checkpoint_files(logdir).items() if epoch != len(history))
 
 
 @contextlib.contextmanager
@@ -898,21 +1109,18 @@ def restore(sess, net, data, logdir):
 
     Raises AutoEncoderError if it cannot be read or belongs to another run.
     """
-    path = tf.train.latest_checkpoint(checkpoint_dir(logdir))
-    if path is None:
-        print(f"no checkpoint in {logdir}: training starts")
+    run = read_run(logdir)
+    if run is None:
         return []
-    epoch = int(path.rsplit("-", 1)[1])
-    saved_hp, saved = read_run(logdir)
     current = fingerprint(net, data)
-    changed = [name for name in current if saved.get(name) != current[name]]
-    if saved_hp.schedule == "constant" and epoch <= net.hp.epoch_n:
+    changed = [name for name in current if run.info[name] != current[name]]
+    if run.hp.schedule == "constant" and len(run.history) <= net.hp.epoch_n:
         changed = [name for name in changed if name != "epoch_n"]  # a run may be made longer
     if changed:
         differences = []
         for name in changed:
             is_checksum = name in ("graph", "images")
-            values = "" if is_checksum else f" ({saved.get(name)}, not {current[name]})"
+            values = "" if is_checksum else f" ({run.info[name]}, not {current[name]})"
             differences.append(f"{name}{values}")
         hint = "use the same, or another logdir"
         if changed == ["graph"]:
@@ -920,49 +1128,64 @@ def restore(sess, net, data, logdir):
         raise AutoEncoderError(f"the run in {logdir} has another {', '.join(differences)}: {hint}")
     try:
         with net.X.graph.as_default():
-            tf.train.Saver().restore(sess, path)
+            tf.train.Saver(network_variables(net)).restore(sess, run.checkpoint)
     except (tf.errors.OpError, ValueError) as e:
         reason = first_line(e)
-        raise AutoEncoderError(f"{path} cannot be read: {reason}: start without resume") from e
-    print(f"resumed after epoch {epoch}")
-    return saved["history"][:epoch]  # see save
+        raise AutoEncoderError(
+            f"{run.checkpoint} cannot be read: {reason}: start without resume"
+        ) from e
+    return run.history
+
+
+class Run(NamedTuple):
+    hp: HParams
+    history: list  # of Epoch
+    info: dict  # what run.json has
+    checkpoint: str  # the path that tf.train.Saver takes
 
 
 def read_run(logdir):
-    """Reads run.json. Returns the HParams of the run, and the contents of the file as a dict."""
+    """Returns the Run in logdir, or None if there is no checkpoint."""
     path = checkpoint_dir(logdir) / "run.json"
+    if not path.exists():
+        return None
     try:
-        saved = json.loads(path.read_text())
-        hp = HParams(**{field.name: saved[field.name] for field in dataclasses.fields(HParams)})
-        saved["history"] = [Epoch(*epoch) for epoch in saved["history"]]
-        return hp, saved
+        info = json.loads(path.read_text())
+        hp = HParams(**{field.name: info[field.name] for field in dataclasses.fields(HParams)})
+        history = [Epoch(*epoch) for epoch in info["history"]]
+        info["graph"], info["images"], info["training_feed"]
     except KeyError as e:
         raise AutoEncoderError(f"{path} has no {e}: another version wrote it") from None
     except (ValueError, TypeError, AutoEncoderError) as e:
         raise AutoEncoderError(f"{path} is damaged: {e}") from None
+    for epoch in (len(history), len(history) - 1):  # see save
+        checkpoint = path.with_name(f"epoch-{epoch}")
+        if checkpoint.with_suffix(".index").exists():
+            return Run(hp, history[:epoch], info, str(checkpoint))
+    return None
 
 
 def fingerprint(net, data):
-    """Returns a dict of what distinguishes a run from others: its hyperparameters, and checksums of
-    its graph and images."""
-    checksums = {"graph": graph_checksum(net), "images": images_checksum(data)}
+    """Returns a dict of what distinguishes a run from others: its hyperparameters, what only training
+    feeds, and checksums of its graph and images."""
+    feed = {tensor.name: np.asarray(value).tolist() for tensor, value in net.training_feed.items()}
+    others = {"training_feed": feed, "graph": graph_checksum(net), "images": images_checksum(data)}
     # Through JSON, so that it can be compared with what was read: tuples become lists.
-    return json.loads(json.dumps(dataclasses.asdict(net.hp) | checksums))
+    return json.loads(json.dumps(dataclasses.asdict(net.hp) | others))
 
 
 def graph_checksum(net):
-    """Returns a checksum of the operations of a training step."""
-    step = subgraph(net, net.loss.op, net.opt)
-    for node in step.node:
-        # TensorFlow numbers gradients and Python functions by what the process has built before.
-        node.attr.pop("_gradient_op_type", None)
-        node.attr.pop("token", None)
-    text = MessageToJson(tf.GraphDef(node=step.node), sort_keys=True)
-    # Other functions as well. Their bodies do not count.
-    functions = (function.signature.name for function in step.library.function)
-    for name in sorted(functions, key=len, reverse=True):
-        text = text.replace(name, "function")
-    return zlib.crc32(text.encode())
+    """Returns a checksum of the operations of a network. The bodies of functions do not count."""
+    checksum = 0
+    for node in subgraph([net.loss, net.opt, net.Z, net.G], net.X).node:
+        node.ClearField("device")
+        for name, attr in [*node.attr.items()]:
+            # TensorFlow numbers these by what the process has built before.
+            is_function = attr.HasField("func") or attr.list.func
+            if is_function or name in ("_gradient_op_type", "token"):
+                del node.attr[name]
+        checksum = zlib.crc32(node.SerializeToString(deterministic=True), checksum)
+    return checksum
 
 
 def images_checksum(data):
@@ -984,56 +1207,79 @@ LOSS_TAG = f"loss of {REPORTED_IMAGES} images"
 HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # left out of the Graphs tab
 
 
-@contextlib.contextmanager
-def summary_writers(sess, net, data, logdir, epochs):
-    """Opens the event files of a run that has been trained for some epochs. Yields a function that
-    writes the summaries of an Epoch. The graph's own are those of the first 1,000 validation images,
-    as Z is."""
+def open_writers(net, data, logdir, epochs, trace):
+    """Opens the event files of a run that has been trained for some epochs, and writes what they have
+    once: graph, trace and hyperparameters. Returns {name: tf.summary.FileWriter}."""
     step = epochs + 1 if epochs else None
-    train_writer = summary_writer(Path(logdir, "train"), step)
-    validation_writer = summary_writer(Path(logdir, "validation"), step)
+    writers = {name: summary_writer(Path(logdir, name), step) for name in ("train", "validation")}
     # TensorBoard keeps the first hyperparameters that it finds, but epoch_n may have changed.
-    for path in Path(logdir).glob(EVENTS):
-        path.unlink()
-    run_writer = summary_writer(logdir)
-    add_graph(train_writer, net, data)
-    add(
-        run_writer, 0, session_start_pb(dataclasses.asdict(net.hp)), text_pb("run", about_run(data))
-    )
-    with net.X.graph.as_default():
-        weights = tf.trainable_variables()
-    first_images = data.validation.images[:1000]
-    examples = data.validation.subset(first_of_each(data.validation.labels)).images
+    delete(Path(logdir).glob(EVENTS))
+    writers["run"] = summary_writer(logdir)
+    graph_def = net.X.graph.as_graph_def(add_shapes=True)
+    nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
+    writers["train"].add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
+    if trace:
+        writers["train"].add_run_metadata(trace, "one step of training")
+    start = session_start_pb(dataclasses.asdict(net.hp))
+    add(writers["run"], 0, start, text_pb("run", about_run(data)))
+    return writers
 
-    def write_summaries(epoch):
-        fetches = [net.Z, weights, graph_summaries(net)]
-        Z, values, own = sess.run(fetches, {net.X: first_images})
-        G = sess.run(net.G, {net.X: examples})
-        rows = [np.hstack(as_2d(examples)), np.hstack(as_2d(G))]
-        add(
-            train_writer,
-            epoch.epoch,
+
+def epoch_summaries(sess, net, data, epoch, Z):
+    """Returns the summaries of an Epoch, as {name of the writer: [tf.Summary]}. Z: of the validation
+    images. The graph's own summaries are those of the first minibatch of them."""
+    weights = [variable for variable in network_variables(net) if variable.trainable]
+    feed = {net.X: data.validation.images[: net.hp.batch_size]}
+    values, own = sess.run([weights, graph_summaries(net)], feed)
+    examples = data.validation.subset(first_of_each(data.validation.labels)).images
+    G = run_images(sess, net, net.G, examples)
+    rows = [np.hstack(as_2d(examples)), np.hstack(as_2d(G))]
+    return {
+        "train": [
             scalar_summary(LOSS_TAG, epoch.loss),
             *[histogram_summary(f"weights/{w.op.name}", v) for w, v in zip(weights, values)],
-        )
-        add(
-            validation_writer,
-            epoch.epoch,
+        ],
+        "validation": [
             scalar_summary(LOSS_TAG, epoch.validation_loss),
             scalar_summary("training/live latents", epoch.live),
             histogram_summary("training/Z", Z),
             image_summary("reconstruction/X above G", np.vstack(rows)),
             *map(tf.Summary.FromString, own),
-        )
-
-    with train_writer, validation_writer, run_writer:
-        yield write_summaries
-        add(run_writer, 0, session_end_pb(STATUS_SUCCESS))
+        ],
+    }
 
 
 def graph_summaries(net):
-    """Returns the tf.summary operations of the graph."""
-    return net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
+    """Returns the tf.summary operations of the graph that need X and the network's variables alone."""
+    known = {net.X.op, *[variable.op for variable in network_variables(net)]}
+    sources = ("Placeholder", "VarHandleOp", "VariableV2")
+    return [
+        summary
+        for summary in net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
+        if all(op.type not in sources for op in ancestors(summary, net.X) - known)
+    ]
+
+
+def trace_step(sess, net, images, show):
+    """Makes one step of training, and takes it back. Returns the compute time and memory of each of its
+    operations, by which TensorBoard's Graphs tab can colour it, as tf.RunMetadata; or None, and shows
+    why, if they cannot be had."""
+    variables = network_variables(net)
+    values = sess.run(variables)
+    feed = {net.X: images[: net.hp.batch_size], **net.training_feed}
+    # FULL_TRACE warns if there is no GPU.
+    has_gpu = tf.config.list_physical_devices("GPU")
+    level = tf.RunOptions.FULL_TRACE if has_gpu else tf.RunOptions.SOFTWARE_TRACE
+    metadata = tf.RunMetadata()
+    try:
+        sess.run([net.loss, net.opt], feed)  # the first step takes longer than the others
+        sess.run([net.loss, net.opt], feed, tf.RunOptions(trace_level=level), metadata)
+    except Exception as e:  # whatever it is, training goes on
+        show(f"TensorBoard gets no times of operations: {first_line(e)}")
+        metadata = None
+    for variable, value in zip(variables, values):
+        variable.load(value, sess)
+    return metadata
 
 
 def summary_writer(folder, step=None):
@@ -1062,7 +1308,8 @@ def scalar_summary(tag, value):
 
 
 def histogram_summary(tag, values):
-    """Returns the summary of an array of numbers, in 30 bins."""
+    """Returns the summary of an array of numbers, in 30 bins. Those that are not finite are left out."""
+    values = values[np.isfinite(values)]
     values = np.float64(values)  # float32 may have no 30 edges between the smallest and the largest
     counts, edges = np.histogram(values, 30)
     histogram = {
@@ -1082,27 +1329,6 @@ def image_summary(tag, image):
     png = io.BytesIO()
     matplotlib.image.imsave(png, image, cmap="gray", vmin=0, vmax=1, format="png")
     return tf.Summary(value=[{"tag": tag, "image": {"encoded_image_string": png.getvalue()}}])
-
-
-def add_graph(writer, net, data):
-    """Writes the graph, and the compute time and memory of each operation in one step of training,
-    by which TensorBoard's Graphs tab can colour it."""
-    graph_def = net.X.graph.as_graph_def(add_shapes=True)
-    nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
-    writer.add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
-    feed = {net.X: data.train.images[: net.hp.batch_size], **net.training_feed}
-    # FULL_TRACE warns if there is no GPU.
-    has_gpu = tf.config.list_physical_devices("GPU")
-    level = tf.RunOptions.FULL_TRACE if has_gpu else tf.RunOptions.SOFTWARE_TRACE
-    metadata = tf.RunMetadata()
-    config = session_config()
-    config.graph_options.rewrite_options.disable_meta_optimizer = True  # no operation is fused
-    # A session of its own, so that the weights of the run stay as they are.
-    with tf.Session(graph=net.X.graph, config=config) as sess:
-        sess.run(net.init)
-        sess.run([net.loss, net.opt], feed)  # the first step takes longer than the others
-        sess.run([net.loss, net.opt], feed, tf.RunOptions(trace_level=level), metadata)
-    writer.add_run_metadata(metadata, "one step of training")
 
 
 def about_run(data):
@@ -1135,20 +1361,16 @@ def write_test(sess, net, test, evaluation, logdir):
     # Browsers take pictures of at most 8192 x 8192 pixels.
     columns = min(100, 8192 // max(as_2d(test.images).shape[1:]))
     X = test.images[: columns**2]
-    Z_batches, errors = [], []
-    for start in range(0, len(X), 1000):
-        batch = X[start : start + 1000]
-        Z, G = sess.run([net.Z, net.G], {net.X: batch})
-        Z_batches.append(Z)
-        errors.append(np.square(G - batch).sum(axis=1) / 2)
+    Z, G = run_images(sess, net, [net.Z, net.G], X)
+    errors = np.square(G - X).sum(axis=1) / 2
     if test.labels is None:
         name, column = "image", np.arange(len(X))
     else:
         name, column = "label", as_integers(test.labels)[: len(X)]
-    table = np.stack([column, np.concatenate(errors)], axis=1)
+    table = np.stack([column, errors], axis=1)
     header = f"{name}\terror"
     np.savetxt(folder / "labels.tsv", table, ["%d", "%.5g"], "\t", header=header, comments="")
-    np.savetxt(folder / "Z.tsv", np.concatenate(Z_batches), "%.5g", "\t")
+    np.savetxt(folder / "Z.tsv", Z, "%.5g", "\t")
     sheet, image_size = thumbnails(X)
     matplotlib.image.imsave(folder / "thumbnails.png", sheet)
     config = projector.ProjectorConfig()
@@ -1203,10 +1425,6 @@ class Parser(argparse.ArgumentParser):
 
 def user_path(text):
     """Returns a path of the command line, with ~ expanded, as shells do not in --logdir=~/runs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not in UTF-8") from None
     return Path(text).expanduser()
 
 

@@ -1,6 +1,7 @@
 """What the commands of this folder share."""
 
 import contextlib
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -19,17 +20,15 @@ warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
 
 
 def open_network(logdir):
-    """Returns the network that was trained in logdir, the path of its checkpoint, and the
-    contents of run.json. Raises AutoEncoderError if there is no network, or if autoencoder.build did
-    not make its graph."""
-    path = ae.tf.train.latest_checkpoint(ae.checkpoint_dir(logdir))
-    if path is None:
+    """Returns the network that was trained in logdir, and its ae.Run. Raises AutoEncoderError if there is
+    no network, or if autoencoder.build did not make its graph."""
+    run = ae.read_run(logdir)
+    if run is None:
         raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
-    hp, saved = ae.read_run(logdir)
-    net = ae.build(hp)
-    if saved["graph"] != ae.graph_checksum(net):
+    net = ae.build(run.hp)
+    if run.info["graph"] != ae.graph_checksum(net):
         raise ae.AutoEncoderError(f"the graph of {logdir} is not that of autoencoder.build")
-    return net, path, saved
+    return net, run
 
 
 @contextlib.contextmanager
@@ -37,18 +36,17 @@ def load_run(logdir, data_dir=None):
     """Opens the network that was trained in logdir. Yields session, Network and DataSets.
 
     data_dir: where its data is now; by default, where it was when the network was trained.
-    Raises AutoEncoderError as open_network does, if it was trained on other data, or if its data was not
-    read from a file.
+    Raises AutoEncoderError as open_network does, if it was trained on other data, or if its data was
+    not read from a file.
     """
-    net, _, saved = open_network(logdir)
-    data_dir = data_dir or saved["data_dir"]
+    net, run = open_network(logdir)
+    data_dir = data_dir or run.info["data_dir"]
     if data_dir is None or not Path(data_dir).exists():
         found = f"{data_dir} does not exist" if data_dir else f"{logdir} was trained on arrays"
         raise ae.AutoEncoderError(f"{found}: pass its data, a folder or .npz, with --data_dir")
     data = ae.read_data_sets(data_dir)
     with ae.start_session(net) as sess:
-        with contextlib.redirect_stdout(None):  # nothing is resumed
-            epochs = len(ae.restore(sess, net, data, logdir))
+        epochs = len(ae.restore(sess, net, data, logdir))
         print(f"network: {logdir}, trained for {epochs} of {net.hp.epoch_n} epochs")
         yield sess, net, data
 
@@ -62,37 +60,32 @@ def progress_bar(description, iterable=None, total=None):
     return tqdm(iterable, description, total, leave=False, file=stream, disable=not is_shown)
 
 
-def in_batches(rows, description):
-    """Yields 1,000 rows at a time, with a bar that counts the rows."""
-    with progress_bar(description, total=len(rows)) as bar:
-        for start in range(0, len(rows), 1000):
-            batch = rows[start : start + 1000]
-            yield batch
-            bar.update(len(batch))
-
-
 def train_with_bar(sess, net, data, logdir=None, on_epoch=None):
     """Trains as autoencoder.train does, with a bar that counts the epochs in place of its lines.
     Returns a list of Epoch."""
-    # The bar comes first, because it has the stream that is standard output now.
-    with progress_bar("training", total=net.hp.epoch_n) as bar, contextlib.redirect_stdout(None):
+    with progress_bar("training", total=net.hp.epoch_n) as bar:
 
         def update(epoch):
             bar.update()
             if on_epoch:
                 on_epoch(epoch)
 
-        return ae.train(sess, net, data, logdir, on_epoch=update)
+        def show_nothing(text, is_progress=False):
+            pass
+
+        return ae.train(sess, net, data, logdir, on_epoch=update, show=show_nothing)
 
 
 def run_batches(sess, fetches, placeholder, rows, description):
-    """Returns what the session computes from rows, 1,000 at a time.
+    """Returns what the session computes from rows, 1,000 at a time, with a bar.
 
     fetches: a tensor (batch, ...), or a dict of such. Returns an array (n, ...), or a dict of such.
     """
-    batches = in_batches(rows, description)
-    results = [sess.run(fetches, {placeholder: batch}) for batch in batches]
-    return ae.tf.nest.map_structure(lambda *parts: np.concatenate(parts), *results)
+    batches = ae.run_batches(sess, fetches, placeholder, rows, 1000)
+    bar = progress_bar(description, batches, total=math.ceil(len(rows) / 1000))
+    return ae.tf.nest.map_structure(
+        lambda *parts: np.concatenate(parts), *[result for _, result in bar]
+    )
 
 
 def encode_images(sess, net, images):

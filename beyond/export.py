@@ -33,12 +33,10 @@ def export(sess, net, folder, detector):
     Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.
     """
     outputs = [net.Z, net.G, detector.scores[detector.score]]
-    forward = ae.subgraph(net, *(tensor.op for tensor in outputs))
-    needed = {f"{node.name}:0" for node in forward.node}
-    with net.X.graph.as_default():
-        ae.variable_handles()  # raises AutoEncoderError if there are variables without a handle
-        weights = [v for v in tf.global_variables() if v.handle.name in needed]
-    values = dict(zip([v.handle.name for v in weights], sess.run(weights)))
+    forward = ae.subgraph(outputs, net.X)
+    weights = ae.variables_of(outputs, net.X)
+    handles = ae.variable_handles(weights)
+    values = dict(zip([handle.name for handle in handles], sess.run(weights)))
     with tf.Graph().as_default():
         # Initialized with zeros, because an initial value would be stored in the graph as well.
         variables = {

@@ -25,9 +25,9 @@ def keras_model(logdir):
     """
     import keras  # not before autoencoder.py, which hides TensorFlow's log
 
-    net, path, _ = open_network(logdir)
+    net, run = open_network(logdir)
     hp = net.hp
-    checkpoint = tf.train.load_checkpoint(path)
+    checkpoint = tf.train.load_checkpoint(run.checkpoint)
     X = keras.Input([hp.X_n], name="X")
     h = X
     for i, n in enumerate(hp.enc_n):

@@ -8,6 +8,7 @@ test image has the label of its nearest neighbours. PCA and neighbours are sciki
 """
 
 import dataclasses
+import math
 import sys
 import warnings
 from typing import NamedTuple
@@ -89,8 +90,9 @@ def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
     classifier = KNeighborsClassifier(k, algorithm="brute", metric="euclidean")
     with warnings.catch_warnings(action="ignore"):  # it warns of labels that are mostly different
         classifier.fit(codes, ae.as_integers(labels))
-    batches = common.in_batches(test_codes, "nearest neighbours")
-    predicted = np.concatenate([classifier.predict(batch) for batch in batches])
+    batches = np.array_split(test_codes, math.ceil(len(test_codes) / 1000))
+    bar = common.progress_bar("nearest neighbours", batches)
+    predicted = np.concatenate([classifier.predict(batch) for batch in bar])
     return (predicted == ae.as_integers(test_labels)).mean()
 
 

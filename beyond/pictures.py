@@ -269,7 +269,7 @@ def main(args):
     args.output.parent.mkdir(parents=True, exist_ok=True)
     np.savez(args.output, **arrays)
     first_images = as_images(arrays["x_train"][:10])
-    ae.plot_images(cmap="gray", pictures=first_images).savefig(preview, dpi=100)
+    ae.plot_images({"pictures": first_images}, cmap="gray").savefig(preview, dpi=100)
     counts = collections.Counter(formats).most_common()
     by_format = ", ".join(f"{n} {format}" for format, n in counts)
     print(f"pictures: {len(images)} ({by_format})")

@@ -65,7 +65,7 @@ def plot_screened(sess, net, images, titles):
     G = sess.run(net.G, {net.X: images})
     D = abs(G - images)
     D /= D.max() or 1
-    figure = ae.plot_images(cmap="gray", X=images, G=G, **{"|G − X|": D})
+    figure = ae.plot_images({"X": images, "G": G, "|G − X|": D}, cmap="gray")
     for axes, title in zip(figure.axes, titles):
         axes.set_title(title, fontsize="x-small", parse_math=False)  # a $ in a name is no formula
     return figure

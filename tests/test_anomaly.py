@@ -106,7 +106,7 @@ def test_defects_change_what_they_say():
 @pytest.mark.parametrize("experiment", anomaly.EXPERIMENTS)
 def test_experiments(small_dir, monkeypatch, capfd, experiment):
     monkeypatch.setattr(ae, "compile_loop", lambda *_: ae.feed_loop)
-    train, _, test, _ = ae.read_data_sets(small_dir)
+    train, _, test = ae.read_data_sets(small_dir)
     labels = {"y_train": train.labels % 3, "y_test": test.labels % 3}
     np.savez(small_dir / "three.npz", x_train=train.images, x_test=test.images, **labels)
     # A rate that falls needs the number of the images that are trained on.
@@ -159,7 +159,7 @@ def test_one_label_against_the_others(small_dir):
             is_normal = (data.test.labels == label) == one
             assert np.array_equal(normal.test.images, data.test.images[is_normal])
             assert np.array_equal(abnormal["other labels"], data.test.images[~is_normal])
-            for part, whole in zip(normal[:2], data):
+            for part, whole in zip([normal.train, normal.validation], data):
                 assert np.array_equal(part.labels == label, np.full(len(part.labels), one))
                 assert len(part.labels) == ((whole.labels == label) == one).sum()
 
@@ -171,7 +171,7 @@ def test_auroc_is_the_share_of_pairs_in_which_the_abnormal_image_has_the_greater
 
 
 def test_what_makes_no_experiment_is_refused_before_training(small_dir, tmp_path, capfd):
-    train, _, test, _ = ae.read_data_sets(small_dir)
+    train, _, test = ae.read_data_sets(small_dir)
     for name, y_train, y_test, phrase in (
         ("missing", train.labels, np.minimum(test.labels, 8), "two labels or more"),
         ("single", 0 * train.labels, 0 * test.labels, "two labels or more"),

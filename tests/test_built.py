@@ -82,7 +82,7 @@ def test_both_loops_train_what_was_built(changes, capsys):
 @pytest.mark.parametrize("loop", [ae.feed_loop, None])
 def test_what_training_alone_is_fed_may_change_after_an_epoch(loop, tmp_path, capsys):
     hp = dataclasses.replace(HP, learning_rate=1e-30)  # the weights stay as they are
-    data = DATA._replace(validation=DATA.train)
+    data = dataclasses.replace(DATA, validation=DATA.train)
 
     def weighted_loss(G, X):
         return tf.placeholder_with_default(1.0, [], "weight") * ae.l2_loss(G, X)

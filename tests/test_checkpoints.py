@@ -32,7 +32,7 @@ def train(logdir, hp=HP, data=DATA, **options):
 
 def outcome(logdir):
     """Returns the variables as TensorFlow reads them, and the losses as TensorBoard does."""
-    reader = tf.train.load_checkpoint(logdir / "checkpoints")
+    reader = tf.train.load_checkpoint(ae.read_run(logdir).checkpoint)
     names = reader.get_variable_to_shape_map()
     variables = {name: reader.get_tensor(name).tobytes() for name in names}
     losses = []
@@ -133,8 +133,8 @@ def test_another_run_is_refused_by_name(tmp_path):
     for hp, changes, data, words in (
         (HP, {"batch_size": 5, "enc_n": (9,)}, DATA, numbers),
         (HP, {"epoch_n": 1}, DATA, r"epoch_n \(2, not 1\):"),
-        (HP, {}, DATA._replace(train=ae.DataSet(images)), "images:"),
-        (HP, {}, DATA._replace(validation=DATA.train), "images:"),
+        (HP, {}, dataclasses.replace(DATA, train=ae.DataSet(images)), "images:"),
+        (HP, {}, dataclasses.replace(DATA, validation=DATA.train), "images:"),
         (cosine, {"epoch_n": 4}, DATA, r"epoch_n \(2, not 4\)"),
     ):
         with pytest.raises(ae.AutoEncoderError, match=f"another {words}"):
@@ -154,7 +154,7 @@ def test_files_of_others_are_ignored_and_stay(tmp_path, capsys):
     before = files(tmp_path)
     assert train(tmp_path, resume=True) == unbroken
     train(tmp_path, OTHER)
-    assert f"replacing the earlier run in {tmp_path}" in capsys.readouterr().out
+    assert f"will replace the earlier run in {tmp_path}" in capsys.readouterr().out
     after = files(tmp_path)
     gone_or_changed = {path for path in before if before[path] != after.get(path)}
     assert gone_or_changed == own | {checkpoints / "checkpoint", checkpoints / "run.json"}

@@ -24,7 +24,7 @@ def accuracy_by_sorting(codes, test_codes, data):
 @pytest.mark.parametrize("n, Z_n, components", [(300, 3, 3), (300, 20, 16), (3, 20, 2)])
 def test_results_are_numpys(small_hp, small_dir, n, Z_n, components):
     data = ae.read_data_sets(small_dir, one_hot=n == 3)
-    data = data._replace(train=data.train.subset(slice(n)))
+    data = dataclasses.replace(data, train=data.train.subset(slice(n)))
     X, train_X = data.test.images, data.train.images
     net = ae.build(dataclasses.replace(small_hp, Z_n=Z_n))
     with ae.start_session(net) as sess:
@@ -73,7 +73,7 @@ def test_command(small_dir, tmp_path, monkeypatch, capfd):
 
 
 def test_any_integers_are_labels(small_dir, recwarn):
-    train, _, test, _ = ae.read_data_sets(small_dir)
+    train, _, test = ae.read_data_sets(small_dir)
     for labels in (9 - train.labels.astype(int) * 10**12, -np.arange(300)):
         data = ae.DataSets(ae.DataSet(train.images, labels), None, ae.DataSet(test.images, labels))
         expected = accuracy_by_sorting(train.images, test.images, data)

@@ -96,15 +96,15 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
     high = ae.DataSet(IMAGES.reshape(-1, 4, 4, 1))
     none = DATA.validation.subset(slice(0))
     for graph, data, logdir, words in (
-        (net, DATA._replace(train=high), run, r"X_n is 16, .* \(210, 4, 4, 1\)"),
+        (net, dataclasses.replace(DATA, train=high), run, r"X_n is 16, .* \(210, 4, 4, 1\)"),
         (
             net,
-            DATA._replace(validation=ae.DataSet(IMAGES[:, :9])),
+            dataclasses.replace(DATA, validation=ae.DataSet(IMAGES[:, :9])),
             run,
             r"validation .* \(210, 9\)",
         ),
-        (net, DATA._replace(train=images), run, "floats from 0 to 1, not uint8"),
-        (net, DATA._replace(validation=none), run, "there are no validation images"),
+        (net, dataclasses.replace(DATA, train=images), run, "floats from 0 to 1, not uint8"),
+        (net, dataclasses.replace(DATA, validation=none), run, "there are no validation images"),
         (of_bytes, DATA, run, "placeholder of floats, not of uint8"),
         (fed, DATA, run, "feed a value for placeholder"),
         (linear, DATA, run, "train_n is 55000, .* 210 training images"),

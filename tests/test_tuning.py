@@ -38,20 +38,20 @@ def trials_in(logdir):
 def test_validation_images_choose(small_hp, small_dir, tmp_path, monkeypatch, without_xla):
     data = ae.read_data_sets(small_dir)
     evaluated = []
-    evaluate = ae.evaluate
+    run_batches = ae.run_batches
 
-    def spy(sess, net, images):
-        evaluated.append(images)
-        return evaluate(sess, net, images)
+    def spy(sess, fetches, placeholder, rows, batch_size):
+        evaluated.append(rows)
+        return run_batches(sess, fetches, placeholder, rows, batch_size)
 
-    monkeypatch.setattr(ae, "evaluate", spy)
+    monkeypatch.setattr(ae, "run_batches", spy)
     study = tuning.tune(data, tmp_path, 3, small_hp, SPACE)
-    assert all(images is data.validation.images for images in evaluated)
+    assert all(np.isin(rows, data.validation.images).all() for rows in evaluated)
     trained = {}
     for trial in trials_in(tmp_path):
-        hp, saved = ae.read_run(tuning.trial_dir(tmp_path, trial))
-        assert {name: getattr(hp, name) for name in SPACE} == trial.params
-        trained[trial.number] = saved["history"][-1].validation_loss
+        run = ae.read_run(tuning.trial_dir(tmp_path, trial))
+        assert {name: getattr(run.hp, name) for name in SPACE} == trial.params
+        trained[trial.number] = run.history[-1].validation_loss
         assert trial.value == trained[trial.number]
     assert len(trained) == 3
     assert study.best_trial.number == min(trained, key=trained.get)
@@ -82,11 +82,11 @@ def test_a_search_goes_on_with_the_same_images_and_settings(
     base = dataclasses.replace(small_hp, epoch_n=1, seed=2**32)
     tuning.tune(data, tmp_path, 1, base, SPACE)
     journal = tmp_path / "journal.log"
-    tuning.tune(data._replace(path=tmp_path / "moved"), tmp_path, 2, base, SPACE)
+    tuning.tune(dataclasses.replace(data, path=tmp_path / "moved"), tmp_path, 2, base, SPACE)
     assert [trial.state.name for trial in trials_in(tmp_path)] == ["COMPLETE"] * 2
     longer = dataclasses.replace(base, epoch_n=2)
     narrower = SPACE | {"Z_activation": CategoricalDistribution(["linear"])}
-    fewer = data._replace(train=data.validation)
+    fewer = dataclasses.replace(data, train=data.validation)
     cases = {"epoch_n": (data, longer, SPACE), "Z_activation": (data, base, narrower)}
     for name, (images, hp, space) in (cases | {"images": (fewer, base, SPACE)}).items():
         with pytest.raises(ae.AutoEncoderError, match=f"other {name}: use another logdir"):
@@ -130,7 +130,6 @@ def test_a_bar_is_shown_on_a_terminal_alone(monkeypatch, capsys):
     terminal.isatty = lambda: True
     for stream in (terminal, io.StringIO(), None):  # None after 2>&-
         monkeypatch.setattr(sys, "stderr", stream)
-        batches = common.in_batches(range(2500), "scoring")
-        assert [len(batch) for batch in batches] == [1000, 1000, 500]
+        assert list(common.progress_bar("scoring", range(3))) == [0, 1, 2]
         assert stream is None or ("scoring" in stream.getvalue()) == (stream is terminal)
     assert capsys.readouterr().out == ""
