@@ -55,11 +55,11 @@ LOG_LEVEL = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @contextlib.contextmanager
 def muted_stderr():
-    """Silences stderr, for the import of TensorFlow, which logs a few lines whatever the level is. If
-    TensorFlow ends the process, as on a processor that it was not built for, faulthandler says where."""
+    """Silences stderr, for the import of TensorFlow, which logs a few lines whatever the level is. If it
+    aborts the process, as on a processor that it was not built for, faulthandler says where."""
     stderr = os.dup(2)
-    has_handler = faulthandler.is_enabled()
-    if not has_handler:
+    is_enabled = faulthandler.is_enabled()
+    if not is_enabled:
         faulthandler.enable(stderr)
     with open(os.devnull, "wb") as null:
         os.dup2(null.fileno(), 2)
@@ -67,7 +67,7 @@ def muted_stderr():
         yield
     finally:
         os.dup2(stderr, 2)
-        if not has_handler:
+        if not is_enabled:
             faulthandler.disable()
         os.close(stderr)
 
@@ -75,8 +75,7 @@ def muted_stderr():
 with muted_stderr() if LOG_LEVEL == "3" else contextlib.nullcontext():
     import tensorflow.compat.v1 as tf
     from tensorboard.plugins import projector
-    from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
-    from tensorboard.plugins.hparams.summary import session_end_pb, session_start_pb
+    from tensorboard.plugins.hparams.summary import session_start_pb
     from tensorboard.plugins.text.summary_v2 import text_pb
 
 tf.disable_eager_execution()  # graphs and sessions, as in TensorFlow 1
@@ -98,6 +97,12 @@ class AutoEncoderError(Exception):
 
 class Diverged(AutoEncoderError):
     """The loss is no longer finite."""
+
+
+def require(condition, message):
+    """Raises AutoEncoderError if a condition does not hold."""
+    if not condition:
+        raise AutoEncoderError(message)
 
 
 # ---- Hyperparameters -----------------------------------------------------------------------------
@@ -187,12 +192,7 @@ RECIPES = {
 
 # ---- Input data ----------------------------------------------------------------------------------
 
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+NO_FAKE_DATA = "there is no fake_data: pass one_hot and shuffle by their names"
 
 
 class DataSet:
@@ -223,7 +223,7 @@ class DataSet:
     def next_batch(self, batch_size, fake_data=False, shuffle=True):
         """Returns the next images (batch_size, X_n) and labels, in a new order in each epoch if
         `shuffle`."""
-        _refuse_fake_data(fake_data)
+        require(not fake_data, NO_FAKE_DATA)
         n = self.num_examples
         epochs = math.ceil((batch_size - len(self._next_rows)) / n)
         for _ in range(epochs):
@@ -274,25 +274,24 @@ def read_data_sets(
     source_url: ignored.
     Raises AutoEncoderError if a file is missing, damaged, or does not fit the others.
     """
-    _refuse_fake_data(fake_data)
-    if tf.as_dtype(dtype) != tf.float32:
-        raise AutoEncoderError(f"images are read as float32 from 0 to 1, not as {dtype!r}")
+    require(not fake_data, NO_FAKE_DATA)
+    require(tf.as_dtype(dtype) == tf.float32, f"images are read as float32, not as {dtype!r}")
     path = Path(train_dir)
     x_train, y_train, x_test, y_test = _read_npz(path) if path.suffix == ".npz" else _read_idx(path)
     train = make_data_set(x_train, y_train, f"{path}: training images")
     test = make_data_set(x_test, y_test, f"{path}: test images")
+    same_size = train.images.shape[1] == test.images.shape[1]
+    require(same_size, f"{path}: training and test images differ in size")
     train.seed = test.seed = seed or 0
-    if train.images.shape[1] != test.images.shape[1]:
-        raise AutoEncoderError(f"{path}: training and test images differ in size")
     n = validation_size
     if n is None:
         n = max(1, min(5000, train.num_examples // 12))
-    if not 0 <= n < train.num_examples:
-        found = f"{train.num_examples} training images"
-        raise AutoEncoderError(f"{path}: validation_size is {n}, but there are {found}")
+    found = f"{train.num_examples} training images"
+    require(0 <= n < train.num_examples, f"{path}: validation_size is {n}, but there are {found}")
     if one_hot:
-        if any(part.labels is None or part.labels.min() < 0 for part in (train, test)):
-            raise AutoEncoderError(f"{path}: one_hot needs labels, y_train and y_test, from 0 on")
+        for part in (train, test):
+            has_labels = part.labels is not None and part.labels.min() >= 0
+            require(has_labels, f"{path}: one_hot needs labels, y_train and y_test, from 0 on")
         classes = 1 + int(max(train.labels.max(), test.labels.max()))
         train.labels = np.eye(classes)[train.labels]
         test.labels = np.eye(classes)[test.labels]
@@ -300,12 +299,6 @@ def read_data_sets(
         train.images = as_2d(train.images)[..., np.newaxis]
         test.images = as_2d(test.images)[..., np.newaxis]
     return DataSets(train.subset(slice(n, None)), train.subset(slice(n)), test, path.resolve())
-
-
-def _refuse_fake_data(fake_data):
-    # Also meets who passes one_hot or shuffle as the second argument.
-    if fake_data:
-        raise AutoEncoderError("there is no fake_data: pass one_hot and shuffle by their names")
 
 
 def make_data_set(images, labels, name):
@@ -316,30 +309,28 @@ def make_data_set(images, labels, name):
     """
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
-    if images.ndim not in (2, 3) or images.size == 0:
-        raise AutoEncoderError(f"{name} must be (n, height, width) or (n, X_n), not {images.shape}")
+    shape, kind = images.shape, images.dtype.kind
+    is_valid = images.ndim in (2, 3) and images.size > 0
+    require(is_valid, f"{name} must be (n, height, width) or (n, X_n), not {shape}")
     # Only X_n is passed on, from which as_2d could not find another height and width.
-    if images.ndim == 3 and images.shape[1] != images.shape[2]:
-        raise AutoEncoderError(f"{name} must be square, not {images.shape[1]} x {images.shape[2]}")
+    is_square = images.ndim == 2 or shape[1] == shape[2]
+    require(is_square, f"{name} must be square, not {shape[1]} x {shape[-1]}")
     expected = "integers from 0 to 255 or floats from 0 to 1"
-    if images.dtype.kind not in "biuf":
-        raise AutoEncoderError(f"{name} must be {expected}, not {images.dtype}")
+    require(kind in "biuf", f"{name} must be {expected}, not {images.dtype}")
     low, high = images.min(), images.max()
-    if not 0 <= low <= high <= (255 if images.dtype.kind in "iu" else 1):
-        found = f"{images.dtype} from {low} to {high}"
-        raise AutoEncoderError(f"{name} must be {expected}, not {found}")
-    if images.dtype.kind in "iu":
-        if high == 1:
-            raise AutoEncoderError(f"{name} are integers 0 and 1: convert them to booleans")
+    in_range = 0 <= low <= high <= (255 if kind in "iu" else 1)
+    require(in_range, f"{name} must be {expected}, not {images.dtype} from {low} to {high}")
+    if kind in "iu":
+        require(high != 1, f"{name} are integers 0 and 1: convert them to booleans")
         # float32(1 / 255) rounds as TensorFlow 1's reader did.
         images = np.multiply(images, np.float32(1 / 255), dtype=np.float32)
     images = images.reshape(len(images), -1).astype(np.float32, copy=False)
     if labels is not None:
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
-        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-            found = f"{labels.dtype} {labels.shape}"
-            raise AutoEncoderError(f"{name}: {len(images)} integer labels expected, not {found}")
+        is_valid = labels.shape == (len(images),) and labels.dtype.kind in "iu"
+        found = f"{labels.dtype} {labels.shape}"
+        require(is_valid, f"{name}: {len(images)} integer labels expected, not {found}")
     return DataSet(images, labels)
 
 
@@ -353,16 +344,15 @@ def _read_npz(path):
 
 
 def _read_idx(folder):
+    hint = f"MNIST is in {DATA_DIR}; for pictures, see python -m beyond.pictures"
+    if folder == DATA_DIR:
+        hint = "git checkout MNIST_data"
     arrays = []
-    for name in IDX_FILES:
-        candidates = [folder / name, folder / f"{name}.gz"]
-        found = [path for path in candidates if path.exists()]
-        if not found:
-            hint = f"MNIST is in {DATA_DIR}; for pictures, see python -m beyond.pictures"
-            if folder == DATA_DIR:
-                hint = "git checkout MNIST_data"
-            raise AutoEncoderError(f"there is neither {folder / name} nor {name}.gz: {hint}")
-        arrays.append(read_idx(found[0]))
+    for part in ("train", "t10k"):
+        for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
+            found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
+            require(found, f"there is neither {folder / name} nor {name}.gz: {hint}")
+            arrays.append(read_idx(found[0]))
     return arrays
 
 
@@ -372,11 +362,10 @@ def read_idx(path):
     try:
         with open_file(path, "rb") as file:
             magic = file.read(4)  # 0, 0, 8 for bytes, number of dimensions
-            if magic[:3] != b"\0\0\x08":
-                raise ValueError("not an IDX file of bytes")
+            require(magic[:3] == b"\0\0\x08", "not an IDX file of bytes")
             shape = np.frombuffer(file.read(4 * magic[3]), ">u4").tolist()
             return np.frombuffer(file.read(), np.uint8).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
+    except (AutoEncoderError, OSError, EOFError, ValueError, IndexError, zlib.error) as e:
         raise AutoEncoderError(f"{path} cannot be read: {e}") from None
 
 
@@ -400,12 +389,11 @@ def as_2d(images):
 class Network(NamedTuple):
     """A network to train: what build returns, or tensors of your own.
 
-    `train` runs opt and loss, feeds images to X, and feeds nothing else but `training_feed`. Z and G are
-    shown and evaluated, with X alone fed. So any other placeholder that these four need must be a
-    tf.placeholder_with_default, and `training_feed` gives its value in training. For example,
-    keep_prob = tf.placeholder_with_default(1.0, []) in dropout and training_feed={keep_prob: 0.5}
-    drop units in training only. If X, Z or G take only a fixed number of images, batch_size must be that
-    number, and the numbers of images must be multiples of it.
+    `train` runs opt and loss, and feeds images to X and the values of `training_feed`, nothing else. Z
+    and G are shown and evaluated, with X alone fed. So any other placeholder that they need must be a
+    tf.placeholder_with_default. For example, keep_prob = tf.placeholder_with_default(1.0, []) in
+    dropout and training_feed={keep_prob: 0.5} drop units in training only. Where X, Z or G take a fixed
+    number of images, batch_size must be that, and the number of images a multiple of it.
 
     The network is the operations that loss, opt, Z and G need, and their variables. The tf.Graph may
     have others, which are neither saved nor restored.
@@ -424,6 +412,11 @@ class Network(NamedTuple):
     )  # runs one step of the optimizer; or a tensor that needs it, or a list of such
     init: tf.Operation  # initializes all variables, those of the optimizer included
     training_feed: dict = types.MappingProxyType({})  # {placeholder: value}, fed in training only
+
+    @property
+    def variables(self):
+        """Weights, slots of the optimizer, moving averages, global step."""
+        return variables_of([self.loss, self.opt, self.Z, self.G])
 
 
 def inputs(hp):
@@ -516,41 +509,6 @@ def build(hp):
         return Network(hp, X, Z, G, loss, opt, tf.global_variables_initializer())
 
 
-# What a graph needs to compute something.
-
-
-def ancestors(fetches, fed=None):
-    """Returns the operations that tensors or operations need, and these themselves, as a set.
-
-    fetches: also nested lists, as tf.Session.run takes them. fed: a tensor that is fed, so that its own
-    operation needs no other.
-    """
-    found = set()
-    to_visit = [getattr(fetch, "op", fetch) for fetch in tf.nest.flatten(fetches)]
-    while to_visit:
-        op = to_visit.pop()
-        if op in found:
-            continue
-        found.add(op)
-        if fed is None or op is not fed.op:
-            to_visit += [tensor.op for tensor in op.inputs]
-            to_visit += op.control_inputs
-    return found
-
-
-def variables_of(fetches, fed=None):
-    """Returns the variables that tensors or operations need, in the order in which they were made."""
-    operations = ancestors(fetches, fed)
-    variables = tf.nest.flatten(fetches)[0].graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)
-    return [variable for variable in variables if variable.op in operations]
-
-
-def network_variables(net):
-    """Returns the variables of a network: weights, those of the optimizer, moving averages and global
-    step."""
-    return variables_of([net.loss, net.opt, net.Z, net.G], net.X)
-
-
 # ---- Session -------------------------------------------------------------------------------------
 
 
@@ -572,12 +530,12 @@ def session_config():
 def device():
     """Returns a description of the device in use: a GPU if there is one."""
     gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        # Not all that the machine has may be allowed for this process, which only Linux tells.
-        may_use = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0)
-        return f"CPU, {len(may_use)} cores"
-    name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unnamed")
-    return f"GPU, {name}"
+    if gpus:
+        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unnamed")
+        return f"GPU, {name}"
+    if hasattr(os, "sched_getaffinity"):
+        return f"CPU, {len(os.sched_getaffinity(0))} cores"  # those that the process may use
+    return f"CPU, {os.cpu_count()} cores"
 
 
 # ---- Training ------------------------------------------------------------------------------------
@@ -607,7 +565,7 @@ class Epoch(NamedTuple):
     epoch: int  # 1, 2, ...
     loss: float  # per 100 images; that of each minibatch is computed before its update
     validation_loss: float  # per 100 images, after the epoch
-    live: int  # latent variables that are not dead: not 0 for at least one validation image
+    live: int  # latent variables that are not dead, on validation images
 
 
 def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, show=print_line):
@@ -639,8 +597,11 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
         show(f"the first epoch will replace the earlier run in {logdir}")
     if len(history) == net.hp.epoch_n:
         return history
-    if not history:
-        restart_schedule(sess, net)
+    step = tf.train.get_global_step(net.X.graph)
+    if not history and net.hp.schedule != "constant" and step is not None:
+        sess.run(
+            step.initializer
+        )  # so that also a second training in a session starts the schedule
     loop = loop or compile_loop(sess, net, show)
     with recorder(sess, net, data, logdir, len(history), show) as record:
         for epoch in range(len(history) + 1, net.hp.epoch_n + 1):
@@ -649,8 +610,7 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
             show(f"epoch: {epoch}, loss: {loss:.3f}, validation loss: {validation_loss:.3f}")
             if not math.isfinite(loss + validation_loss):
                 raise Diverged("the loss is not finite: try a smaller learning_rate")
-            live = int((Z != 0).any(axis=0).sum())
-            history.append(Epoch(epoch, loss, validation_loss, live))
+            history.append(Epoch(epoch, loss, validation_loss, count_live(Z)))
             record(history, Z)
             if on_epoch:
                 on_epoch(history[-1])
@@ -666,7 +626,8 @@ def feed_loop(sess, net, images, epoch, show=print_line):
         batch = images[order[start : start + net.hp.batch_size]]
         loss, _ = sess.run([net.loss, net.opt], feed_dict={net.X: batch, **net.training_feed})
         total += float(loss)
-        show(progress(epoch, total, start + len(batch)), is_progress=True)
+        mean = REPORTED_IMAGES * total / (start + len(batch))
+        show(f"epoch: {epoch}, loss: {mean:<10.3f}", is_progress=True)
     return REPORTED_IMAGES * total / len(images)
 
 
@@ -676,99 +637,13 @@ def shuffled(seed, epoch, n):
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def check_before_training(net, data, logdir, resume):
-    """Raises AutoEncoderError if `train` could not do what it is asked."""
-    hp = net.hp
-    check_network(net)
-    for name, part in (("training", data.train), ("validation", data.validation)):
-        images = part.images
-        if images.shape[1:] != (hp.X_n,):
-            raise AutoEncoderError(f"X_n is {hp.X_n}, but the {name} images are {images.shape}")
-        if images.dtype.kind != "f":
-            raise AutoEncoderError(f"{name} images must be floats from 0 to 1, not {images.dtype}")
-        if len(images) == 0:
-            raise AutoEncoderError(f"there are no {name} images")
-        check_number(net, len(images), name)
-    if hp.schedule != "constant" and hp.train_n != data.train.num_examples:
-        found = f"there are {data.train.num_examples} training images"
-        raise AutoEncoderError(f"train_n is {hp.train_n}, but {found}: the schedule needs it")
-    if resume and not logdir:
-        raise AutoEncoderError("resume needs the logdir of the run")
-    # TensorFlow's checkpoint functions take these for a pattern.
-    special = {"["} if os.sep == "\\" else {"[", "\\"}
-    if logdir and special & set(str(logdir)):
-        raise AutoEncoderError(f"{logdir}: TensorFlow opens no checkpoints in a path with [ or \\")
-
-
-def check_network(net):
-    """Raises AutoEncoderError if the graph shows that `train` could not train the network."""
-    if net.X.graph.finalized:
-        hint = "use tf.Session() or start_session, instead of MonitoredTrainingSession or the like"
-        raise AutoEncoderError(f"the graph is finalized, and `train` adds operations to it: {hint}")
-    if not net.X.dtype.is_floating:
-        raise AutoEncoderError(f"X must be a placeholder of floats, not of {net.X.dtype.name}")
-    image_shape = [None, net.hp.X_n]
-    shapes = {"X": image_shape, "Z": [None, None], "G": image_shape, "loss": []}
-    for name, shape in shapes.items():
-        tensor = getattr(net, name)
-        if not tensor.shape.is_compatible_with(shape):
-            wanted = tf.TensorShape(shape)
-            raise AutoEncoderError(f"{name} ({tensor.name}) must be {wanted}, not {tensor.shape}")
-    for name in ("loss", "opt", "Z", "G"):
-        needed = ancestors(getattr(net, name), net.X)
-        if net.X.op not in needed:
-            raise AutoEncoderError(f"{name} does not depend on X ({net.X.name})")
-        others = [op.name for op in needed - {net.X.op} if op.type == "Placeholder"]
-        if others:
-            hint = (
-                "use X in its place (targets = X), or a tf.placeholder_with_default, which "
-                "training_feed can give another value"
-            )
-            raise AutoEncoderError(
-                f"{name} needs the placeholder {min(others)}, but `train` feeds only X: {hint}"
-            )
-    for key in net.training_feed:
-        if not tf.is_tensor(key) or key.op.type != "PlaceholderWithDefault":
-            found = getattr(key, "name", key)
-            raise AutoEncoderError(
-                f"{found} in training_feed must be a tf.placeholder_with_default, because only "
-                "training feeds it"
-            )
-
-
-def check_number(net, n, name):
-    """Raises AutoEncoderError if the network takes another number of images than minibatches of n images
-    have. name: of the images."""
-    batch_size = net.hp.batch_size
-    for tensor in (net.X, net.Z, net.G):
-        fixed = tensor.shape.with_rank_at_least(1)[0]
-        if fixed is not None and (fixed != batch_size or n % fixed):
-            raise AutoEncoderError(
-                f"{tensor.name} takes {fixed} images at a time: batch_size ({batch_size}) must be that, "
-                f"and the number of {name} images ({n}) a multiple of it"
-            )
-
-
-def restart_schedule(sess, net):
-    """Sets the global step to 0, so that a learning rate that decays starts where it should also in a
-    session that has been used for training before."""
-    step = tf.train.get_global_step(net.X.graph)
-    if net.hp.schedule != "constant" and step is not None:
-        sess.run(step.initializer)
-
-
-def progress(epoch, total, seen):
-    """Returns as text the loss of the images seen so far. total: the sum of the losses of minibatches."""
-    return f"epoch: {epoch}, loss: {REPORTED_IMAGES * total / seen:<10.3f}"
-
-
 # ---- Evaluation ----------------------------------------------------------------------------------
 
 
 class Evaluation(NamedTuple):
     score: float  # loss per 100 images, as in Epoch; the tutorial prints this number
     mse: float  # mean of (G - X)^2 over images and pixels, whatever the loss is
-    live: int  # latent variables that are not dead: not 0 for at least one image
+    live: int  # latent variables that are not dead
     Z_n: int
 
     def __str__(self):
@@ -780,28 +655,29 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(sess, net, images):
-    """Evaluates the network on images (n, X_n). Returns an Evaluation.
-
-    The minibatches have batch_size images, so that a loss that is a mean is reported as in training.
-    """
+    """Evaluates the network on images (n, X_n). Returns an Evaluation."""
     check_number(net, len(images), "evaluated")
-    loss_sum, error, live = 0.0, 0.0, False
-    fetches = [net.loss, net.Z, net.G]
-    for X, (loss, Z, G) in run_batches(sess, fetches, net.X, images, net.hp.batch_size):
-        loss_sum += float(loss)
-        error += float(np.square(G - X).sum())
-        live = live | (Z != 0).any(axis=0)
-    score = REPORTED_IMAGES * loss_sum / len(images)
-    return Evaluation(score, error / images.size, int(live.sum()), live.size)
+    score, Z = validate(sess, net, images)
+    batches = run_batches(sess, net.G, net.X, images, net.hp.batch_size)
+    squared_error = sum(float(np.square(G - X).sum()) for X, G in batches)
+    return Evaluation(score, squared_error / images.size, count_live(Z), Z.shape[1])
 
 
 def validate(sess, net, images):
-    """Returns of images (n, X_n) the loss per 100 images, and Z (n, Z_n)."""
+    """Returns the loss per 100 images, and Z (n, Z_n), of images (n, X_n).
+
+    The minibatches have batch_size images, so that a loss that is a mean is reported as in training.
+    """
     losses, codes = [], []
     for _, (loss, Z) in run_batches(sess, [net.loss, net.Z], net.X, images, net.hp.batch_size):
         losses.append(float(loss))
         codes.append(Z)
     return REPORTED_IMAGES * sum(losses) / len(images), np.concatenate(codes)
+
+
+def count_live(Z):
+    """Returns how many latent variables are not dead: not 0 for at least one image. Z: (n, Z_n)"""
+    return int(np.any(Z != 0, axis=0).sum())
 
 
 def run_batches(sess, fetches, placeholder, rows, batch_size):
@@ -868,7 +744,80 @@ def first_of_each(labels):
 
 # ---- Below: what the tutorial does not have ------------------------------------------------------
 
-# A faster loop, checkpoints, more of TensorBoard, and a command line.
+# What a graph needs, a faster loop, checkpoints, more of TensorBoard, and a command line.
+
+# ---- What a graph needs --------------------------------------------------------------------------
+
+
+def ancestors(fetches):
+    """Returns the operations that tensors or operations need, and these themselves, as a set. fetches: as
+    tf.Session.run takes them."""
+    found = set()
+    to_visit = [getattr(fetch, "op", fetch) for fetch in tf.nest.flatten(fetches)]
+    while to_visit:
+        op = to_visit.pop()
+        if op not in found:
+            found.add(op)
+            to_visit += [tensor.op for tensor in op.inputs] + op.control_inputs
+    return found
+
+
+def variables_of(fetches):
+    """Returns the variables that tensors or operations need, in the order in which they were made."""
+    operations = ancestors(fetches)
+    variables = next(iter(operations)).graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)
+    return [variable for variable in variables if variable.op in operations]
+
+
+def check_before_training(net, data, logdir, resume):
+    """Raises AutoEncoderError if `train` could not do what it is asked, as far as can be seen."""
+    hp, X, n = net.hp, net.X, data.train.num_examples
+    hint = "train in a tf.Session, not in a MonitoredTrainingSession"
+    require(not X.graph.finalized, f"the graph is finalized, so nothing can be added to it: {hint}")
+    is_placeholder = X.op.type.startswith("Placeholder") and X.dtype.is_floating
+    require(is_placeholder, f"X must be a placeholder of floats, not {X.name}, {X.dtype.name}")
+    image = [None, hp.X_n]
+    for name, shape in {"X": image, "Z": [None, None], "G": image, "loss": []}.items():
+        tensor, wanted = getattr(net, name), tf.TensorShape(shape)
+        is_valid = tensor.shape.is_compatible_with(wanted)
+        require(is_valid, f"{name} must have the shape {wanted}, not {tensor.shape}: {tensor.name}")
+    for name in ("loss", "opt", "Z", "G"):
+        needed = ancestors(getattr(net, name))
+        require(X.op in needed, f"{name} does not depend on X, {X.name}")
+        others = {op.name for op in needed - {X.op} if op.type == "Placeholder"}
+        found = (
+            f"{name} needs the placeholder {min(others, default=None)}, but `train` feeds only X"
+        )
+        hint = "use X in its place, or a tf.placeholder_with_default, and training_feed"
+        require(not others, f"{found}: {hint}")
+    for key in net.training_feed:
+        is_valid = tf.is_tensor(key) and key.op.type == "PlaceholderWithDefault"
+        name = getattr(key, "name", key)
+        require(is_valid, f"{name} in training_feed must be a tf.placeholder_with_default")
+    for name, part in (("training", data.train), ("validation", data.validation)):
+        shape, dtype = part.images.shape, part.images.dtype
+        require(shape[1:] == (hp.X_n,), f"X_n is {hp.X_n}, but the {name} images are {shape}")
+        require(dtype.kind == "f", f"{name} images must be floats from 0 to 1, not {dtype}")
+        require(shape[0] > 0, f"there are no {name} images")
+        check_number(net, shape[0], name)
+    has_train_n = hp.schedule == "constant" or hp.train_n == n
+    found = f"train_n is {hp.train_n}, but there are {n} training images"
+    require(has_train_n, f"{found}: the schedule needs it")
+    require(logdir or not resume, "resume needs the logdir of the run")
+    # TensorFlow's checkpoint functions take these for a pattern.
+    special = set("[" if os.sep == "\\" else "[\\") & set(str(logdir))
+    require(not special, f"{logdir}: TensorFlow opens no checkpoints in a path with [ or \\")
+
+
+def check_number(net, n, name):
+    """Raises AutoEncoderError if the network takes a fixed number of images which is not that of each
+    minibatch of n images. name: of the images."""
+    for tensor in (net.X, net.Z, net.G):
+        fixed = tensor.shape.with_rank_at_least(1)[0]
+        is_valid = fixed is None or (fixed == net.hp.batch_size and n % fixed == 0)
+        rule = f"batch_size must be {fixed}, and the number of {name} images, {n}, a multiple of it"
+        require(is_valid, f"{tensor.name} takes {fixed} images at a time: {rule}")
+
 
 # ---- Compiled loop -------------------------------------------------------------------------------
 
@@ -912,7 +861,8 @@ def compile_loop(sess, net, show=print_line):
             # np.resize repeats rows to a constant length: XLA would compile again for another.
             rows = np.resize(rows, steps_per_call * batch_size)
             total += call(sess, images[rows], steps=last - first)
-            show(progress(epoch, total, last * batch_size), is_progress=True)
+            mean = REPORTED_IMAGES * total / (last * batch_size)
+            show(f"epoch: {epoch}, loss: {mean:<10.3f}", is_progress=True)
         rest = images[order[full * batch_size :]]
         if len(rest):
             loss, _ = sess.run([net.loss, net.opt], {net.X: rest, **net.training_feed})
@@ -932,15 +882,18 @@ DIFFERENT_IN_XLA = re.compile(
 def _loop_graph(net):
     """Adds a loop over minibatches to the graph. Returns the placeholders of the images, of the number
     of steps, and of what training_feed feeds, as a dict; and the sum of the losses."""
-    hp, step_def = net.hp, subgraph([net.loss, net.opt], net.X)
-    for node in nodes_with_functions(step_def):
+    hp, step_def = net.hp, subgraph([net.loss, net.opt])
+    nodes = [*step_def.node]
+    for function in step_def.library.function:
+        nodes += function.node_def
+    for node in nodes:
         # All operations whose seed is an attribute have seed2. XLA ignores it.
         if "seed2" in node.attr or DIFFERENT_IN_XLA.fullmatch(node.op):
-            raise ValueError(f"XLA leaves out, or computes otherwise, the operation {node.op}")
+            raise ValueError(f"XLA leaves out or changes the operation {node.op}")
         if "Conv" in node.op and not tf.config.list_physical_devices("GPU"):
             raise ValueError("its convolutions are slow on a CPU")
     names = {f"{node.name}:0" for node in step_def.node}
-    variables = {handle.name: handle for handle in variable_handles(network_variables(net))}
+    variables = {handle.name: handle for handle in variable_handles(net.variables)}
     images_ph = tf.placeholder(tf.float32, [None, hp.X_n])
     steps_ph = tf.placeholder(tf.int32, [])
     feed_phs = {t: tf.placeholder(t.dtype, np.shape(v)) for t, v in net.training_feed.items()}
@@ -965,95 +918,38 @@ def _loop_graph(net):
 
 def variable_handles(variables):
     """Returns the resource handles of variables. Raises AutoEncoderError if one has none."""
-    if not all(hasattr(v, "handle") for v in variables):
-        raise AutoEncoderError("call tf.enable_resource_variables() before the graph is built")
-    return [v.handle for v in variables]
+    has_handles = all(hasattr(variable, "handle") for variable in variables)
+    require(has_handles, "call tf.enable_resource_variables() before the graph is built")
+    return [variable.handle for variable in variables]
 
 
-def subgraph(fetches, X):
-    """Returns the GraphDef of what tensors or operations need, with placeholders for X and for the
-    variables."""
-    graph_def = X.graph.as_graph_def()
-    names = {op.name for op in ancestors(fetches, X)}
-    part = tf.GraphDef(versions=graph_def.versions, library=graph_def.library)
-    part.node.extend(node for node in graph_def.node if node.name in names)
-    for node in part.node:
+def subgraph(fetches):
+    """Returns the GraphDef of what tensors or operations need, with placeholders for the variables."""
+    operations = ancestors(fetches)
+    graph_def = next(iter(operations)).graph.as_graph_def()
+    names = {op.name for op in operations}
+    nodes = [node for node in graph_def.node if node.name in names]
+    for node in nodes:
         node.attr.pop("_class", None)  # it may name operations that are not in this part
-        dtype = {"VarHandleOp": tf.resource}.get(node.op)
-        if node.name == X.op.name:
-            dtype = X.dtype
-        if dtype:
+        if node.op == "VarHandleOp":
             node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
-            node.attr["dtype"].type = dtype.as_datatype_enum
-    return part
-
-
-def nodes_with_functions(graph_def):
-    """Returns the nodes of a graph, and those of the functions that it calls, as tf.cond does."""
-    functions = {function.signature.name: function for function in graph_def.library.function}
-    nodes = [*graph_def.node]
-    for node in nodes:  # which grows
-        for attr in node.attr.values():
-            for called in [attr.func, *attr.list.func]:
-                if called.name in functions:
-                    nodes += functions.pop(called.name).node_def
-    return nodes
+            node.attr["dtype"].type = tf.resource.as_datatype_enum
+    return tf.GraphDef(node=nodes, versions=graph_def.versions, library=graph_def.library)
 
 
 # ---- Checkpoints ---------------------------------------------------------------------------------
 
-# What a run leaves in its logdir, besides checkpoints.
+# What a run leaves in its logdir. TensorFlow leaves .tempstate if it is killed. The file checkpoint is
+# neither used nor deleted, because another Saver may have written it.
 EVENTS = "events.*.autoencoder"
-RUN_FILES = (
-    "checkpoints/run.json",
-    EVENTS,
-    f"train/{EVENTS}",
-    f"validation/{EVENTS}",
-    f"test/{EVENTS}",
-    "test/Z.tsv",
-    "test/labels.tsv",
-    "test/thumbnails.png",
-    "test/projector_config.pbtxt",
-)
-# TensorFlow leaves the last two if the process is killed. The file checkpoint, which names the last one
-# to TensorFlow, may be that of another Saver. So it is not used, and not deleted.
-CHECKPOINT_FILE = re.compile(r"epoch-(\d+)\.(index|data-00000-of-00001)(\.tempstate\d+)?")
+RUN_FILES = f"""checkpoints/run.json checkpoints/epoch-[0-9]*.index checkpoints/epoch-[0-9]*.data-?????-of-?????
+checkpoints/epoch-[0-9]*.tempstate[0-9]* {EVENTS} train/{EVENTS} validation/{EVENTS} test/{EVENTS}
+test/Z.tsv test/labels.tsv test/thumbnails.png test/projector_config.pbtxt""".split()
 
 
-@contextlib.contextmanager
-def recorder(sess, net, data, logdir, epochs, show=print_line):
-    """Yields a function that records an epoch: given the history, and Z of the validation images, it
-    writes the summaries of the last epoch and saves a checkpoint. Without logdir, it does nothing.
-
-    epochs: for how many epochs the network has been trained. If that is 0, an earlier run in logdir is
-    deleted when the first epoch is recorded.
-    """
-    if not logdir:
-        yield lambda history, Z: None
-        return
-    run_info = fingerprint(net, data) | {"data_dir": str(data.path) if data.path else None}
-    with net.X.graph.as_default():
-        saver = tf.train.Saver(network_variables(net), max_to_keep=None, save_relative_paths=True)
-    checkpoint_dir(logdir).mkdir(parents=True, exist_ok=True)
-    writers = {}
-    with contextlib.ExitStack() as open_files:
-
-        def record(history, Z):
-            # Whatever may fail comes before an earlier run is deleted.
-            summaries = epoch_summaries(sess, net, data, history[-1], Z)
-            if not writers:
-                trace = trace_step(sess, net, data.train.images, show)
-                if not epochs:
-                    delete(run_files(logdir))
-                for name, writer in open_writers(net, data, logdir, epochs, trace).items():
-                    writers[name] = open_files.enter_context(writer)
-            for name, of_writer in summaries.items():
-                add(writers[name], history[-1].epoch, *of_writer)
-            save(sess, saver, run_info, history, logdir)
-
-        yield record
-        if writers:
-            add(writers["run"], 0, session_end_pb(STATUS_SUCCESS))
+def run_files(logdir):
+    """Returns the files that a run has left in logdir."""
+    return [path for pattern in RUN_FILES for path in Path(logdir).glob(pattern)]
 
 
 def checkpoint_dir(logdir):
@@ -1061,38 +957,57 @@ def checkpoint_dir(logdir):
     return Path(logdir, "checkpoints")
 
 
-def run_files(logdir):
-    """Returns the files that a run has left in logdir."""
-    paths = [path for pattern in RUN_FILES for path in Path(logdir).glob(pattern)]
-    return paths + list(checkpoint_files(logdir))
+@contextlib.contextmanager
+def recorder(sess, net, data, logdir, epochs, show=print_line):
+    """Yields a function that, given the history, and Z of the validation images, writes the summaries of
+    the last epoch and saves a checkpoint. Without logdir, that function does nothing.
+
+    epochs: for how many the network has been trained. If 0, the first epoch replaces an earlier run.
+    """
+    if not logdir:
+        yield lambda history, Z: None
+        return
+    folder = checkpoint_dir(logdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    run_info = fingerprint(net, data) | {"data_dir": str(data.path) if data.path else None}
+    with net.X.graph.as_default():
+        saver = tf.train.Saver(net.variables, max_to_keep=1, save_relative_paths=True)
+    if epochs:  # the next checkpoint replaces the one that was restored
+        saver.recover_last_checkpoints([str(folder / f"epoch-{epochs}")])
+    weights = {v.op.name: v for v in net.variables if v.trainable}
+    fetches = {"weights": weights, "own": own_summaries(net)}
+    writers = {}
+    with contextlib.ExitStack() as open_files:
+
+        def record(history, Z):
+            # What may fail comes before an earlier run is deleted.
+            summaries = epoch_summaries(sess, net, data, fetches, history[-1], Z)
+            if not writers:
+                trace = trace_step(sess, net, data.train.images, show)
+                for path in run_files(logdir) if not epochs else []:
+                    path.unlink()
+                writers.update(open_writers(net, data, logdir, epochs, trace))
+                for writer in writers.values():
+                    open_files.enter_context(writer)
+            for name, of_writer in summaries.items():
+                add(writers[name], history[-1].epoch, *of_writer)
+            save(sess, saver, run_info, history, folder)
+
+        yield record
 
 
-def checkpoint_files(logdir):
-    """Returns the files of a run's checkpoints, as {path: epoch}."""
-    paths = checkpoint_dir(logdir).glob("epoch-*")
-    matches = {path: CHECKPOINT_FILE.fullmatch(path.name) for path in paths}
-    return {path: int(match[1]) for path, match in matches.items() if match}
-
-
-def delete(paths):
-    for path in paths:
-        path.unlink()
-
-
-def save(sess, saver, run_info, history, logdir):
+def save(sess, saver, run_info, history, folder):
     """Saves a checkpoint of the last epoch in `history`, and then deletes the one before.
 
     run.json is written first, and each file under a temporary name. So if the process is killed,
     run.json may be one epoch ahead of the checkpoint. Then `read_run` leaves that epoch out.
     """
-    folder = checkpoint_dir(logdir)
     temporary = folder / "run.json.tmp"
     temporary.write_text(json.dumps(run_info | {"history": history}))
     temporary.replace(folder / "run.json")
     with writing(folder):
         prefix = str(folder / "epoch")
         saver.save(sess, prefix, global_step=len(history), write_meta_graph=False)
-    delete(path for path, epoch in checkpoint_files(logdir).items() if epoch != len(history))
 
 
 @contextlib.contextmanager
@@ -1112,28 +1027,24 @@ def restore(sess, net, data, logdir):
     run = read_run(logdir)
     if run is None:
         return []
-    current = fingerprint(net, data)
-    changed = [name for name in current if run.info[name] != current[name]]
+    saved, current = run.info, fingerprint(net, data)
+    changed = [name for name in current if saved[name] != current[name]]
     if run.hp.schedule == "constant" and len(run.history) <= net.hp.epoch_n:
         changed = [name for name in changed if name != "epoch_n"]  # a run may be made longer
-    if changed:
-        differences = []
-        for name in changed:
-            is_checksum = name in ("graph", "images")
-            values = "" if is_checksum else f" ({run.info[name]}, not {current[name]})"
-            differences.append(f"{name}{values}")
-        hint = "use the same, or another logdir"
-        if changed == ["graph"]:
-            hint += "; in a notebook, call tf.reset_default_graph() before it is built again"
-        raise AutoEncoderError(f"the run in {logdir} has another {', '.join(differences)}: {hint}")
+    differences = []
+    for name in changed:
+        values = f" ({saved[name]}, not {current[name]})"
+        differences.append(name if name in ("graph", "images") else name + values)
+    hint = "use the same, or another logdir"
+    if changed == ["graph"]:
+        hint += "; in a notebook, call tf.reset_default_graph() before it is built again"
+    require(not changed, f"the run in {logdir} has another {', '.join(differences)}: {hint}")
     try:
         with net.X.graph.as_default():
-            tf.train.Saver(network_variables(net)).restore(sess, run.checkpoint)
+            tf.train.Saver(net.variables).restore(sess, run.checkpoint)
     except (tf.errors.OpError, ValueError) as e:
-        reason = first_line(e)
-        raise AutoEncoderError(
-            f"{run.checkpoint} cannot be read: {reason}: start without resume"
-        ) from e
+        reason = f"cannot be read: {first_line(e)}: start without resume"
+        raise AutoEncoderError(f"{run.checkpoint} {reason}") from e
     return run.history
 
 
@@ -1166,8 +1077,8 @@ def read_run(logdir):
 
 
 def fingerprint(net, data):
-    """Returns a dict of what distinguishes a run from others: its hyperparameters, what only training
-    feeds, and checksums of its graph and images."""
+    """Returns what distinguishes a run from others: hyperparameters, training_feed, and checksums of its
+    graph and images."""
     feed = {tensor.name: np.asarray(value).tolist() for tensor, value in net.training_feed.items()}
     others = {"training_feed": feed, "graph": graph_checksum(net), "images": images_checksum(data)}
     # Through JSON, so that it can be compared with what was read: tuples become lists.
@@ -1177,7 +1088,7 @@ def fingerprint(net, data):
 def graph_checksum(net):
     """Returns a checksum of the operations of a network. The bodies of functions do not count."""
     checksum = 0
-    for node in subgraph([net.loss, net.opt, net.Z, net.G], net.X).node:
+    for node in subgraph([net.loss, net.opt, net.Z, net.G]).node:
         node.ClearField("device")
         for name, attr in [*node.attr.items()]:
             # TensorFlow numbers these by what the process has built before.
@@ -1213,7 +1124,8 @@ def open_writers(net, data, logdir, epochs, trace):
     step = epochs + 1 if epochs else None
     writers = {name: summary_writer(Path(logdir, name), step) for name in ("train", "validation")}
     # TensorBoard keeps the first hyperparameters that it finds, but epoch_n may have changed.
-    delete(Path(logdir).glob(EVENTS))
+    for path in Path(logdir).glob(EVENTS):
+        path.unlink()
     writers["run"] = summary_writer(logdir)
     graph_def = net.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
@@ -1225,57 +1137,56 @@ def open_writers(net, data, logdir, epochs, trace):
     return writers
 
 
-def epoch_summaries(sess, net, data, epoch, Z):
-    """Returns the summaries of an Epoch, as {name of the writer: [tf.Summary]}. Z: of the validation
-    images. The graph's own summaries are those of the first minibatch of them."""
-    weights = [variable for variable in network_variables(net) if variable.trainable]
-    feed = {net.X: data.validation.images[: net.hp.batch_size]}
-    values, own = sess.run([weights, graph_summaries(net)], feed)
+def epoch_summaries(sess, net, data, fetches, epoch, Z):
+    """Returns the summaries of an Epoch, as {name of the writer: [tf.Summary]}.
+
+    fetches: weights, by name, and the graph's own summaries, of which there are those of the first
+    minibatch of the validation images. Z: of all validation images.
+    """
+    found = sess.run(fetches, {net.X: data.validation.images[: net.hp.batch_size]})
     examples = data.validation.subset(first_of_each(data.validation.labels)).images
     G = run_images(sess, net, net.G, examples)
     rows = [np.hstack(as_2d(examples)), np.hstack(as_2d(G))]
     return {
         "train": [
             scalar_summary(LOSS_TAG, epoch.loss),
-            *[histogram_summary(f"weights/{w.op.name}", v) for w, v in zip(weights, values)],
+            *[histogram_summary(f"weights/{name}", w) for name, w in found["weights"].items()],
         ],
         "validation": [
             scalar_summary(LOSS_TAG, epoch.validation_loss),
             scalar_summary("training/live latents", epoch.live),
             histogram_summary("training/Z", Z),
             image_summary("reconstruction/X above G", np.vstack(rows)),
-            *map(tf.Summary.FromString, own),
+            *map(tf.Summary.FromString, found["own"]),
         ],
     }
 
 
-def graph_summaries(net):
+def own_summaries(net):
     """Returns the tf.summary operations of the graph that need X and the network's variables alone."""
-    known = {net.X.op, *[variable.op for variable in network_variables(net)]}
+    known = {net.X.op, *[variable.op for variable in net.variables]}
     sources = ("Placeholder", "VarHandleOp", "VariableV2")
     return [
         summary
         for summary in net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
-        if all(op.type not in sources for op in ancestors(summary, net.X) - known)
+        if all(op in known or op.type not in sources for op in ancestors(summary))
     ]
 
 
 def trace_step(sess, net, images, show):
-    """Makes one step of training, and takes it back. Returns the compute time and memory of each of its
-    operations, by which TensorBoard's Graphs tab can colour it, as tf.RunMetadata; or None, and shows
-    why, if they cannot be had."""
-    variables = network_variables(net)
-    values = sess.run(variables)
+    """Makes a step of training, and takes it back. Returns the compute time and memory of each operation,
+    by which TensorBoard's Graphs tab can colour it, as tf.RunMetadata. If they cannot be had, returns
+    None and shows why."""
     feed = {net.X: images[: net.hp.batch_size], **net.training_feed}
-    # FULL_TRACE warns if there is no GPU.
-    has_gpu = tf.config.list_physical_devices("GPU")
-    level = tf.RunOptions.FULL_TRACE if has_gpu else tf.RunOptions.SOFTWARE_TRACE
     metadata = tf.RunMetadata()
+    options = tf.RunOptions(trace_level=tf.RunOptions.SOFTWARE_TRACE)
+    variables = net.variables
+    values = sess.run(variables)
     try:
         sess.run([net.loss, net.opt], feed)  # the first step takes longer than the others
-        sess.run([net.loss, net.opt], feed, tf.RunOptions(trace_level=level), metadata)
+        sess.run([net.loss, net.opt], feed, options, metadata)
     except Exception as e:  # whatever it is, training goes on
-        show(f"TensorBoard gets no times of operations: {first_line(e)}")
+        show(f"no times of operations for TensorBoard: {first_line(e)}")
         metadata = None
     for variable, value in zip(variables, values):
         variable.load(value, sess)
@@ -1336,18 +1247,13 @@ def about_run(data):
     command = f"`{shlex.join(['python', *sys.argv])}`"
     if "ipykernel" in sys.modules:
         command = "cells of a notebook"
-    source = f"`{data.path}`" if data.path else "arrays"
-    python = f"Python {sys.version.split()[0]}"
-    sizes = (
-        f"{data.train.num_examples} training and {data.validation.num_examples} validation images"
-    )
-    lines = {
-        "command": command,
-        "device": device(),
-        "versions": f"{python}, TensorFlow {tf.__version__}, NumPy {np.__version__}",
-        "data": f"{source}, {sizes} of {data.train.images.shape[1]} pixels",
-    }
-    return "\n".join(f"- {name}: {text}" for name, text in lines.items())
+    python = sys.version.split()[0]
+    n, X_n = data.train.images.shape
+    return f"""\
+- command: {command}
+- device: {device()}
+- versions: Python {python}, TensorFlow {tf.__version__}, NumPy {np.__version__}
+- data: {data.path or "arrays"}, {n} training images of {X_n} pixels"""
 
 
 def write_test(sess, net, test, evaluation, logdir):

@@ -33,8 +33,8 @@ def export(sess, net, folder, detector):
     Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.
     """
     outputs = [net.Z, net.G, detector.scores[detector.score]]
-    forward = ae.subgraph(outputs, net.X)
-    weights = ae.variables_of(outputs, net.X)
+    forward = ae.subgraph(outputs)
+    weights = ae.variables_of(outputs)
     handles = ae.variable_handles(weights)
     values = dict(zip([handle.name for handle in handles], sess.run(weights)))
     with tf.Graph().as_default():
