@@ -21,8 +21,7 @@ Losses are reported per 100 images, the tutorial's minibatch: the sum over all m
 is, can be compared between batch sizes. A loss that is a mean is reported unchanged if batch_size
 is 100 and the number of images is a multiple of it.
 
-As a script: python autoencoder.py --help. beyond/ has what the tutorial mentions but leaves out:
-comparison with PCA, tuning, anomaly detection; and export.
+As a script: python autoencoder.py --help. beyond/ has what the tutorial leaves out.
 """
 
 import argparse
@@ -55,7 +54,7 @@ LOG_LEVEL = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @contextlib.contextmanager
 def muted_stderr():
-    """Silences stderr, for the import of TensorFlow, which logs a few lines whatever the level is. If it
+    """Silences stderr while TensorFlow is imported, which logs a few lines whatever the level is. If it
     aborts the process, as on a processor that it was not built for, faulthandler says where."""
     stderr = os.dup(2)
     is_enabled = faulthandler.is_enabled()
@@ -74,7 +73,6 @@ def muted_stderr():
 
 with muted_stderr() if LOG_LEVEL == "3" else contextlib.nullcontext():
     import tensorflow.compat.v1 as tf
-    from tensorboard.plugins import projector
     from tensorboard.plugins.hparams.summary import session_start_pb
     from tensorboard.plugins.text.summary_v2 import text_pb
 
@@ -87,7 +85,6 @@ if tf.__version__.startswith("2.21."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
 
 DATA_DIR = Path(__file__).resolve().parent / "MNIST_data"
-LOGDIR = "logs/AutoEncoder"
 REPORTED_IMAGES = 100  # losses are reported per this many images
 
 
@@ -156,22 +153,17 @@ class HParams:
 
 
 def _checked(field, value):
-    """Returns the value of a field, or of one of its layers, as a Python object. Raises
-    AutoEncoderError if it is not allowed."""
+    """Returns the value of a field, or of one of its layers, as a Python object, if it is allowed."""
     choices, low = field.metadata["choices"], field.metadata["low"]
     if choices:
-        expected = " or ".join(choices)
-        if value in choices:
-            return value
-    elif isinstance(field.default, float):
-        expected = f"a number >= {low}"
-        if isinstance(value, numbers.Real) and math.isfinite(value) and value >= low:
-            return float(value)
-    else:
-        expected = f"an integer >= {low}"
-        if isinstance(value, numbers.Integral) and value >= low:
-            return int(value)
-    raise AutoEncoderError(f"{field.name} must be {expected}, not {value!r}")
+        require(value in choices, f"{field.name} must be {' or '.join(choices)}, not {value!r}")
+        return value
+    is_float = isinstance(field.default, float)
+    is_number = isinstance(value, numbers.Real if is_float else numbers.Integral)
+    expected = f"{'a number' if is_float else 'an integer'} >= {low}"
+    is_valid = is_number and math.isfinite(value) and value >= low
+    require(is_valid, f"{field.name} must be {expected}, not {value!r}")
+    return float(value) if is_float else int(value)
 
 
 RECIPES = {
@@ -192,12 +184,14 @@ RECIPES = {
 
 # ---- Input data ----------------------------------------------------------------------------------
 
+IDX_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
+IDX_FILES += ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
 NO_FAKE_DATA = "there is no fake_data: pass one_hot and shuffle by their names"
 
 
 class DataSet:
-    """Images and labels, with images, labels, num_examples, next_batch and epochs_completed as in
-    TensorFlow 1's tutorials. make_data_set checks and converts arrays of your own."""
+    """Images and labels, with the names of TensorFlow 1's tutorials. make_data_set checks and converts
+    arrays of your own."""
 
     def __init__(self, images, labels=None, seed=0):
         self.images = images  # (n, X_n), float32 in [0, 1]
@@ -212,17 +206,15 @@ class DataSet:
 
     @property
     def epochs_completed(self):
-        """How often next_batch has gone through all images."""
         return max(0, self._epochs_begun - 1)
 
     def subset(self, rows):
-        """Returns a DataSet of some rows, given as a slice, indices or a mask."""
+        """Returns a DataSet of some rows: a slice, indices or a mask."""
         labels = None if self.labels is None else self.labels[rows]
         return DataSet(self.images[rows], labels, self.seed)
 
     def next_batch(self, batch_size, fake_data=False, shuffle=True):
-        """Returns the next images (batch_size, X_n) and labels, in a new order in each epoch if
-        `shuffle`."""
+        """Returns the next images (batch_size, X_n) and labels; in each epoch in a new order."""
         require(not fake_data, NO_FAKE_DATA)
         n = self.num_examples
         epochs = math.ceil((batch_size - len(self._next_rows)) / n)
@@ -258,20 +250,16 @@ def read_data_sets(
     seed=None,
     source_url=None,
 ):
-    """Reads MNIST, or other images in its format, into .train, .validation and .test.
-
-    It takes the place of input_data.read_data_sets of TensorFlow 1's tutorials, without a download,
-    and has the same arguments.
+    """Reads MNIST, or other images in its format. Returns DataSets. Takes the place of
+    input_data.read_data_sets of TensorFlow 1's tutorials, without a download.
 
     train_dir: a folder of the four IDX files, gzip-compressed or not; or a .npz file with the arrays
     x_train and x_test, and optionally the labels y_train and y_test.
-    fake_data, dtype: False and tf.float32. Others are not supported.
     one_hot: labels as rows of 0 and a 1, instead of integers.
     reshape: images as (n, X_n); False for (n, height, width, 1), which `train` does not take.
     validation_size: how many of the first training images become the validation set; by default a
     twelfth of them, but at most the tutorial's 5,000.
-    seed: an integer, of the order of next_batch; by default 0.
-    source_url: ignored.
+    seed: of the order of next_batch. fake_data and another dtype are refused, source_url is ignored.
     Raises AutoEncoderError if a file is missing, damaged, or does not fit the others.
     """
     require(not fake_data, NO_FAKE_DATA)
@@ -302,11 +290,9 @@ def read_data_sets(
 
 
 def make_data_set(images, labels, name):
-    """Returns a DataSet of images (n, height, width), (n, height, width, 1) or (n, X_n).
-
-    images: integers from 0 to 255, or floats or booleans from 0 to 1. labels: integers, (n,) or
-    (n, 1); or None. name: what error messages call the images.
-    """
+    """Returns a DataSet of images (n, height, width), (n, height, width, 1) or (n, X_n): integers from 0
+    to 255, or floats or booleans from 0 to 1; and of labels, integers (n,) or (n, 1), or None. name:
+    what error messages call the images."""
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     shape, kind = images.shape, images.dtype.kind
@@ -348,25 +334,19 @@ def _read_idx(folder):
     if folder == DATA_DIR:
         hint = "git checkout MNIST_data"
     arrays = []
-    for part in ("train", "t10k"):
-        for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
-            found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
-            require(found, f"there is neither {folder / name} nor {name}.gz: {hint}")
-            arrays.append(read_idx(found[0]))
+    for name in IDX_FILES:
+        found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
+        require(found, f"there is neither {folder / name} nor {name}.gz: {hint}")
+        open_file = gzip.open if found[0].suffix == ".gz" else open
+        try:
+            with open_file(found[0], "rb") as file:
+                magic = file.read(4)  # 0, 0, 8 for bytes, number of dimensions
+                require(magic[:3] == b"\0\0\x08", "not an IDX file of bytes")
+                shape = np.frombuffer(file.read(4 * magic[3]), ">u4").tolist()
+                arrays.append(np.frombuffer(file.read(), np.uint8).reshape(shape))
+        except (AutoEncoderError, OSError, EOFError, ValueError, IndexError, zlib.error) as e:
+            raise AutoEncoderError(f"{found[0]} cannot be read: {e}") from None
     return arrays
-
-
-def read_idx(path):
-    """Returns the array in an IDX file of bytes, gzip-compressed or not."""
-    open_file = gzip.open if Path(path).suffix == ".gz" else open
-    try:
-        with open_file(path, "rb") as file:
-            magic = file.read(4)  # 0, 0, 8 for bytes, number of dimensions
-            require(magic[:3] == b"\0\0\x08", "not an IDX file of bytes")
-            shape = np.frombuffer(file.read(4 * magic[3]), ">u4").tolist()
-            return np.frombuffer(file.read(), np.uint8).reshape(shape)
-    except (AutoEncoderError, OSError, EOFError, ValueError, IndexError, zlib.error) as e:
-        raise AutoEncoderError(f"{path} cannot be read: {e}") from None
 
 
 def as_integers(labels):
@@ -389,14 +369,14 @@ def as_2d(images):
 class Network(NamedTuple):
     """A network to train: what build returns, or tensors of your own.
 
-    `train` runs opt and loss, and feeds images to X and the values of `training_feed`, nothing else. Z
-    and G are shown and evaluated, with X alone fed. So any other placeholder that they need must be a
+    `train` runs opt and loss, and feeds images to X and `training_feed`, nothing else. Z and G are shown
+    and evaluated, with X alone fed. So any other placeholder that they need must be a
     tf.placeholder_with_default. For example, keep_prob = tf.placeholder_with_default(1.0, []) in
     dropout and training_feed={keep_prob: 0.5} drop units in training only. Where X, Z or G take a fixed
-    number of images, batch_size must be that, and the number of images a multiple of it.
+    number of images, batch_size must be that, and each number of images a multiple of it.
 
-    The network is the operations that loss, opt, Z and G need, and their variables. The tf.Graph may
-    have others, which are neither saved nor restored.
+    The network consists of the operations that loss, opt, Z and G need, and their variables. Others in
+    the tf.Graph are neither saved nor restored.
 
     Of hp, `train` uses X_n, epoch_n, batch_size and seed, and train_n if schedule is not "constant".
     The other fields are recorded, and must be the same to resume.
@@ -407,9 +387,7 @@ class Network(NamedTuple):
     Z: tf.Tensor  # (batch, Z_n): fetch it to encode, feed it to decode
     G: tf.Tensor  # (batch, X_n)
     loss: tf.Tensor  # (): a sum over the minibatch; for a mean, see the module's docstring
-    opt: (
-        tf.Operation
-    )  # runs one step of the optimizer; or a tensor that needs it, or a list of such
+    opt: tf.Operation  # runs one step of the optimizer; also a tensor that does, or a list
     init: tf.Operation  # initializes all variables, those of the optimizer included
     training_feed: dict = types.MappingProxyType({})  # {placeholder: value}, fed in training only
 
@@ -444,10 +422,8 @@ def decode(Z, hp):
 
 
 def layer(x, n, activation, scope, hp, bias=0.0):
-    """A fully connected layer, activation(x w + b). x: (batch, m) -> (batch, n)
-
-    bias: the initial value of b. The tutorial's initialization is random around it.
-    """
+    """A fully connected layer, activation(x w + b). x: (batch, m) -> (batch, n). bias: the initial value
+    of b. The tutorial's initialization is random around it."""
     weights = INITIALIZERS[hp.init]
     biases = tf.constant_initializer(bias)
     if hp.init == "normal":
@@ -466,11 +442,8 @@ def l2_loss(G, X):
 
 
 def training(loss, hp):
-    """Returns the operation that runs one step of Adam, or of AdamW if hp.weight_decay is not 0. It also
-    adds 1 to the global step, if the graph has one.
-
-    Networks in one tf.Graph share the global step, on which a learning rate that decays depends.
-    """
+    """Returns the operation that runs one step of Adam, or of AdamW if hp.weight_decay is not 0, and
+    counts it if the graph has a global step. Networks in one tf.Graph share that step."""
     with tf.name_scope("training"):
         rate, step = learning_rate(hp)
         opt = tf.train.AdamOptimizer(rate).minimize(loss, global_step=step)
@@ -483,8 +456,8 @@ def training(loss, hp):
 
 
 def learning_rate(hp):
-    """Returns the learning rate, and the global step, which is None if the rate is constant and the graph
-    has none. A rate that decays reaches 0 after the last step of the last epoch."""
+    """Returns the learning rate and the global step, if there is one. A rate that decays needs it, and is
+    0 after the last step of the last epoch."""
     if hp.schedule == "constant":
         return hp.learning_rate, tf.train.get_global_step()
     step = tf.train.get_or_create_global_step()
@@ -498,7 +471,7 @@ def learning_rate(hp):
 
 
 def build(hp):
-    """Builds the tutorial's network in a new tf.Graph. Returns it as a Graph."""
+    """Builds the tutorial's network in a new tf.Graph. Returns its Network."""
     with tf.Graph().as_default():
         tf.set_random_seed(hp.seed)
         X = inputs(hp)
@@ -514,17 +487,12 @@ def build(hp):
 
 def start_session(net):
     """Opens a session on the graph and initializes its variables."""
-    sess = tf.Session(graph=net.X.graph, config=session_config())
-    sess.run(net.init)
-    return sess
-
-
-def session_config():
-    """Returns a configuration with which a session allocates only the GPU memory that it needs, and
-    runs operations without a GPU kernel on the CPU."""
+    # Allocates only the GPU memory that it needs. What has no GPU kernel runs on the CPU.
     config = tf.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
-    return config
+    sess = tf.Session(graph=net.X.graph, config=config)
+    sess.run(net.init)
+    return sess
 
 
 def device():
@@ -565,27 +533,26 @@ class Epoch(NamedTuple):
     epoch: int  # 1, 2, ...
     loss: float  # per 100 images; that of each minibatch is computed before its update
     validation_loss: float  # per 100 images, after the epoch
-    live: int  # latent variables that are not dead, on validation images
+    live: int  # latent variables that are not 0 for every validation image
 
 
 def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, show=print_line):
     """Trains for hp.epoch_n epochs, from the weights that the session has. Returns a list of Epoch.
 
     data: DataSets; the network learns from data.train and is evaluated on data.validation.
-    logdir: folder for a checkpoint and TensorBoard summaries after each epoch. Without resume, an
-    earlier run there is replaced after the first epoch.
+    logdir: folder for a checkpoint and TensorBoard summaries after each epoch. Without resume, the
+    first epoch replaces an earlier run there.
     resume: continue from the last checkpoint in logdir, if there is one. The final weights are the
-    same as without the interruption, unless the graph draws random numbers. The hyperparameters and
-    training_feed must be the same as at the start of the run, except that epoch_n may be larger if the
-    schedule is constant.
+    same as without the interruption, unless the graph draws random numbers. Hyperparameters and
+    training_feed must be as at the start of the run, except that epoch_n may be larger if the schedule
+    is constant.
     loop: a function (sess, net, images, epoch, show) that trains for one epoch and returns the loss per
     100 images. The default is compile_loop(sess, net), which computes the same as feed_loop, and
     faster. If you have changed feed_loop, pass loop=feed_loop.
     on_epoch: a function that is called with each Epoch. An exception that it raises stops training.
-    show: a function that is called as print_line is, in its place.
-
-    Raises AutoEncoderError if the network cannot be trained as it is, or if the data or the checkpoint
-    does not match it; and Diverged if the loss is not finite.
+    show: what is called in place of print_line.
+    Raises AutoEncoderError if the network, the data and the checkpoint do not fit together, and Diverged
+    if the loss is not finite.
     """
     check_before_training(net, data, logdir, resume)
     history = restore(sess, net, data, logdir) if resume else []
@@ -597,11 +564,9 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
         show(f"the first epoch will replace the earlier run in {logdir}")
     if len(history) == net.hp.epoch_n:
         return history
-    step = tf.train.get_global_step(net.X.graph)
-    if not history and net.hp.schedule != "constant" and step is not None:
-        sess.run(
-            step.initializer
-        )  # so that also a second training in a session starts the schedule
+    if not history and net.hp.schedule != "constant":
+        # So that the schedule starts, also in a session that has been used for training before.
+        sess.run(tf.train.get_or_create_global_step(net.X.graph).initializer)
     loop = loop or compile_loop(sess, net, show)
     with recorder(sess, net, data, logdir, len(history), show) as record:
         for epoch in range(len(history) + 1, net.hp.epoch_n + 1):
@@ -610,7 +575,8 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
             show(f"epoch: {epoch}, loss: {loss:.3f}, validation loss: {validation_loss:.3f}")
             if not math.isfinite(loss + validation_loss):
                 raise Diverged("the loss is not finite: try a smaller learning_rate")
-            history.append(Epoch(epoch, loss, validation_loss, count_live(Z)))
+            live = int(np.any(Z != 0, axis=0).sum())
+            history.append(Epoch(epoch, loss, validation_loss, live))
             record(history, Z)
             if on_epoch:
                 on_epoch(history[-1])
@@ -643,15 +609,13 @@ def shuffled(seed, epoch, n):
 class Evaluation(NamedTuple):
     score: float  # loss per 100 images, as in Epoch; the tutorial prints this number
     mse: float  # mean of (G - X)^2 over images and pixels, whatever the loss is
-    live: int  # latent variables that are not dead
+    live: int  # latent variables that are not 0 for every image
     Z_n: int
 
     def __str__(self):
         per_image = self.score / REPORTED_IMAGES
-        return (
-            f"score: {self.score:.3f} ({per_image:.3f} per image; mean squared error {self.mse:.5f}), "
-            f"{self.live} of {self.Z_n} latents live"
-        )
+        score = f"score: {self.score:.3f} ({per_image:.3f} per image; mean squared error {self.mse:.5f})"
+        return f"{score}, {self.live} of {self.Z_n} latents live"
 
 
 def evaluate(sess, net, images):
@@ -660,14 +624,13 @@ def evaluate(sess, net, images):
     score, Z = validate(sess, net, images)
     batches = run_batches(sess, net.G, net.X, images, net.hp.batch_size)
     squared_error = sum(float(np.square(G - X).sum()) for X, G in batches)
-    return Evaluation(score, squared_error / images.size, count_live(Z), Z.shape[1])
+    live = int(np.any(Z != 0, axis=0).sum())
+    return Evaluation(score, squared_error / images.size, live, Z.shape[1])
 
 
 def validate(sess, net, images):
-    """Returns the loss per 100 images, and Z (n, Z_n), of images (n, X_n).
-
-    The minibatches have batch_size images, so that a loss that is a mean is reported as in training.
-    """
+    """Returns the loss per 100 images, and Z (n, Z_n), of images (n, X_n)."""
+    # In minibatches of batch_size, so that a loss that is a mean is reported as in training.
     losses, codes = [], []
     for _, (loss, Z) in run_batches(sess, [net.loss, net.Z], net.X, images, net.hp.batch_size):
         losses.append(float(loss))
@@ -675,14 +638,8 @@ def validate(sess, net, images):
     return REPORTED_IMAGES * sum(losses) / len(images), np.concatenate(codes)
 
 
-def count_live(Z):
-    """Returns how many latent variables are not dead: not 0 for at least one image. Z: (n, Z_n)"""
-    return int(np.any(Z != 0, axis=0).sum())
-
-
 def run_batches(sess, fetches, placeholder, rows, batch_size):
-    """Feeds rows (n, ...) to a placeholder, batch_size at a time. Yields the rows of each batch, and what
-    the session computes from them."""
+    """Feeds rows to a placeholder, batch_size at a time. Yields those of a batch, and their results."""
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         yield batch, sess.run(fetches, {placeholder: batch})
@@ -698,10 +655,8 @@ def run_images(sess, net, fetches, images):
 
 
 def plot_reconstruction(X, G, labels):
-    """Draws X | G for the first image, and X above G for the first image of each label.
-
-    X, G: (n, X_n), images and their reconstructions; labels: (n,), or None. Returns a Figure.
-    """
+    """Draws X | G for the first image, and X above G for the first image of each label. Returns a Figure.
+    X, G: (n, X_n), images and their reconstructions; labels: (n,), or None."""
     firsts = first_of_each(labels)
     widths = [2.1, 2.1, 0.9 * len(X[firsts]) + 0.3]
     figure = Figure(figsize=(sum(widths), 2.1), layout="constrained")
@@ -713,11 +668,8 @@ def plot_reconstruction(X, G, labels):
 
 
 def plot_images(rows, figure=None, cmap=None):
-    """Draws images in rows, in the colours of a matplotlib colormap; by default in matplotlib's own, as
-    the tutorial does. Returns a Figure.
-
-    rows: {name: images (n, X_n)}, with values from 0 to 1.
-    """
+    """Draws rows, {name: images (n, X_n)}, in the colours of a matplotlib colormap; by default in
+    matplotlib's own, as the tutorial does. Returns a Figure."""
     columns = max(map(len, rows.values()))
     if figure is None:
         longest_name = max(map(len, rows))
@@ -735,23 +687,17 @@ def plot_images(rows, figure=None, cmap=None):
 
 
 def first_of_each(labels):
-    """Returns which images to show: the first of each label, at most ten; or the first ten, if there
-    are no labels."""
+    """Returns which images to show: the first of each label, if there are labels, and at most ten."""
     if labels is None:
         return slice(10)
     return np.unique(as_integers(labels), return_index=True)[1][:10]
 
 
-# ---- Below: what the tutorial does not have ------------------------------------------------------
-
-# What a graph needs, a faster loop, checkpoints, more of TensorBoard, and a command line.
-
-# ---- What a graph needs --------------------------------------------------------------------------
+# ---- Below, what the tutorial does not have. First, what a graph needs ---------------------------
 
 
 def ancestors(fetches):
-    """Returns the operations that tensors or operations need, and these themselves, as a set. fetches: as
-    tf.Session.run takes them."""
+    """Returns the operations that tensors or operations need, and these themselves, as a set."""
     found = set()
     to_visit = [getattr(fetch, "op", fetch) for fetch in tf.nest.flatten(fetches)]
     while to_visit:
@@ -785,11 +731,9 @@ def check_before_training(net, data, logdir, resume):
         needed = ancestors(getattr(net, name))
         require(X.op in needed, f"{name} does not depend on X, {X.name}")
         others = {op.name for op in needed - {X.op} if op.type == "Placeholder"}
-        found = (
-            f"{name} needs the placeholder {min(others, default=None)}, but `train` feeds only X"
-        )
-        hint = "use X in its place, or a tf.placeholder_with_default, and training_feed"
-        require(not others, f"{found}: {hint}")
+        found = f"the placeholder {min(others, default=None)}, but `train` feeds only X"
+        hint = "use X in its place, or tf.placeholder_with_default and training_feed"
+        require(not others, f"{name} needs {found}: {hint}")
     for key in net.training_feed:
         is_valid = tf.is_tensor(key) and key.op.type == "PlaceholderWithDefault"
         name = getattr(key, "name", key)
@@ -801,8 +745,7 @@ def check_before_training(net, data, logdir, resume):
         require(shape[0] > 0, f"there are no {name} images")
         check_number(net, shape[0], name)
     has_train_n = hp.schedule == "constant" or hp.train_n == n
-    found = f"train_n is {hp.train_n}, but there are {n} training images"
-    require(has_train_n, f"{found}: the schedule needs it")
+    require(has_train_n, f"the schedule needs train_n: it is {hp.train_n}, not {n}")
     require(logdir or not resume, "resume needs the logdir of the run")
     # TensorFlow's checkpoint functions take these for a pattern.
     special = set("[" if os.sep == "\\" else "[\\") & set(str(logdir))
@@ -810,8 +753,7 @@ def check_before_training(net, data, logdir, resume):
 
 
 def check_number(net, n, name):
-    """Raises AutoEncoderError if the network takes a fixed number of images which is not that of each
-    minibatch of n images. name: of the images."""
+    """Raises AutoEncoderError if the network cannot take n images, called `name`, in minibatches."""
     for tensor in (net.X, net.Z, net.G):
         fixed = tensor.shape.with_rank_at_least(1)[0]
         is_valid = fixed is None or (fixed == net.hp.batch_size and n % fixed == 0)
@@ -829,8 +771,8 @@ def compile_loop(sess, net, show=print_line):
     For that, _loop_graph copies the training step, from X to loss and opt, into the body of a
     tf.while_loop, on the same variables. Only rounding differs.
 
-    Returns feed_loop itself, and shows why, if XLA cannot compile the graph, leaves out a part of it, or
-    draws other random numbers; or if the graph has convolutions, which XLA makes slow on a CPU.
+    Returns feed_loop itself, and shows why, if XLA cannot compile the graph or would compute something
+    else; or if the graph has convolutions, which XLA makes slow on a CPU.
     """
     batch_size = net.hp.batch_size
     # A tenth of the tutorial's epoch, because progress is shown between calls. At most 2^25 pixels,
@@ -872,11 +814,8 @@ def compile_loop(sess, net, show=print_line):
     return compiled_loop
 
 
-# Operations that XLA compiles, but not into what TensorFlow's own do: it leaves out the first two, and
-# draws other floats from the same seed. Integers of tf.random.stateless_uniform are the same.
-DIFFERENT_IN_XLA = re.compile(
-    "Assert|CheckNumerics|Stateless(RandomUniform|RandomNormal|.*TruncatedNormal|Multinomial)(V2)?"
-)
+# XLA leaves out the first two, and makes other floats from the same seed, but the same integers.
+DIFFERENT_IN_XLA = re.compile("Assert|CheckNumerics|Stateless(?!.*(Int|Get|If|Case|While)).*")
 
 
 def _loop_graph(net):
@@ -893,7 +832,9 @@ def _loop_graph(net):
         if "Conv" in node.op and not tf.config.list_physical_devices("GPU"):
             raise ValueError("its convolutions are slow on a CPU")
     names = {f"{node.name}:0" for node in step_def.node}
-    variables = {handle.name: handle for handle in variable_handles(net.variables)}
+    has_handles = all(hasattr(variable, "handle") for variable in net.variables)
+    require(has_handles, "call tf.enable_resource_variables() before the graph is built")
+    variables = {variable.handle.name: variable.handle for variable in net.variables}
     images_ph = tf.placeholder(tf.float32, [None, hp.X_n])
     steps_ph = tf.placeholder(tf.int32, [])
     feed_phs = {t: tf.placeholder(t.dtype, np.shape(v)) for t, v in net.training_feed.items()}
@@ -916,13 +857,6 @@ def _loop_graph(net):
     return images_ph, steps_ph, feed_phs, total
 
 
-def variable_handles(variables):
-    """Returns the resource handles of variables. Raises AutoEncoderError if one has none."""
-    has_handles = all(hasattr(variable, "handle") for variable in variables)
-    require(has_handles, "call tf.enable_resource_variables() before the graph is built")
-    return [variable.handle for variable in variables]
-
-
 def subgraph(fetches):
     """Returns the GraphDef of what tensors or operations need, with placeholders for the variables."""
     operations = ancestors(fetches)
@@ -942,9 +876,10 @@ def subgraph(fetches):
 # What a run leaves in its logdir. TensorFlow leaves .tempstate if it is killed. The file checkpoint is
 # neither used nor deleted, because another Saver may have written it.
 EVENTS = "events.*.autoencoder"
-RUN_FILES = f"""checkpoints/run.json checkpoints/epoch-[0-9]*.index checkpoints/epoch-[0-9]*.data-?????-of-?????
-checkpoints/epoch-[0-9]*.tempstate[0-9]* {EVENTS} train/{EVENTS} validation/{EVENTS} test/{EVENTS}
-test/Z.tsv test/labels.tsv test/thumbnails.png test/projector_config.pbtxt""".split()
+RUN_FILES = [EVENTS, f"train/{EVENTS}", f"validation/{EVENTS}", f"test/{EVENTS}"]
+RUN_FILES += "test/Z.tsv test/labels.tsv test/thumbnails.png test/projector_config.pbtxt".split()
+RUN_FILES += ["checkpoints/run.json", "checkpoints/epoch-[0-9]*.index"]
+RUN_FILES += ["checkpoints/epoch-[0-9]*.data-?????-of-?????", "checkpoints/epoch-[0-9]*.tempstate*"]
 
 
 def run_files(logdir):
@@ -952,22 +887,15 @@ def run_files(logdir):
     return [path for pattern in RUN_FILES for path in Path(logdir).glob(pattern)]
 
 
-def checkpoint_dir(logdir):
-    """Returns the folder of a run's checkpoints."""
-    return Path(logdir, "checkpoints")
-
-
 @contextlib.contextmanager
 def recorder(sess, net, data, logdir, epochs, show=print_line):
     """Yields a function that, given the history, and Z of the validation images, writes the summaries of
-    the last epoch and saves a checkpoint. Without logdir, that function does nothing.
-
-    epochs: for how many the network has been trained. If 0, the first epoch replaces an earlier run.
-    """
+    the last epoch and saves a checkpoint. Without logdir, that function does nothing. epochs: how many
+    there were before. If 0, the first epoch replaces an earlier run."""
     if not logdir:
         yield lambda history, Z: None
         return
-    folder = checkpoint_dir(logdir)
+    folder = Path(logdir, "checkpoints")
     folder.mkdir(parents=True, exist_ok=True)
     run_info = fingerprint(net, data) | {"data_dir": str(data.path) if data.path else None}
     with net.X.graph.as_default():
@@ -977,31 +905,30 @@ def recorder(sess, net, data, logdir, epochs, show=print_line):
     weights = {v.op.name: v for v in net.variables if v.trainable}
     fetches = {"weights": weights, "own": own_summaries(net)}
     writers = {}
-    with contextlib.ExitStack() as open_files:
 
-        def record(history, Z):
-            # What may fail comes before an earlier run is deleted.
-            summaries = epoch_summaries(sess, net, data, fetches, history[-1], Z)
-            if not writers:
-                trace = trace_step(sess, net, data.train.images, show)
-                for path in run_files(logdir) if not epochs else []:
-                    path.unlink()
-                writers.update(open_writers(net, data, logdir, epochs, trace))
-                for writer in writers.values():
-                    open_files.enter_context(writer)
-            for name, of_writer in summaries.items():
-                add(writers[name], history[-1].epoch, *of_writer)
-            save(sess, saver, run_info, history, folder)
+    def record(history, Z):
+        # What may fail comes before an earlier run is deleted.
+        summaries = epoch_summaries(sess, net, data, fetches, history[-1], Z)
+        if not writers:
+            trace = trace_step(sess, net, data.train.images, show)
+            for path in [] if epochs else run_files(logdir):
+                path.unlink()
+            writers.update(open_writers(net, data, logdir, epochs, trace))
+        for name, of_writer in summaries.items():
+            add(writers[name], history[-1].epoch, *of_writer)
+        save(sess, saver, run_info, history, folder)
 
+    try:
         yield record
+    finally:
+        for writer in writers.values():
+            writer.close()
 
 
 def save(sess, saver, run_info, history, folder):
-    """Saves a checkpoint of the last epoch in `history`, and then deletes the one before.
-
-    run.json is written first, and each file under a temporary name. So if the process is killed,
-    run.json may be one epoch ahead of the checkpoint. Then `read_run` leaves that epoch out.
-    """
+    """Saves a checkpoint of the last epoch in `history`, and then deletes the one before."""
+    # run.json comes first, and each file has a temporary name at first. So after a kill, run.json may be
+    # one epoch ahead of the checkpoint. Then `read_run` leaves that epoch out.
     temporary = folder / "run.json.tmp"
     temporary.write_text(json.dumps(run_info | {"history": history}))
     temporary.replace(folder / "run.json")
@@ -1020,10 +947,8 @@ def writing(folder):
 
 
 def restore(sess, net, data, logdir):
-    """Loads the last checkpoint into the session. Returns its history, or [] if there is none.
-
-    Raises AutoEncoderError if it cannot be read or belongs to another run.
-    """
+    """Loads the last checkpoint into the session. Returns its history, or [] if there is none. Raises
+    AutoEncoderError if it cannot be read or belongs to another run."""
     run = read_run(logdir)
     if run is None:
         return []
@@ -1057,14 +982,14 @@ class Run(NamedTuple):
 
 def read_run(logdir):
     """Returns the Run in logdir, or None if there is no checkpoint."""
-    path = checkpoint_dir(logdir) / "run.json"
+    path = Path(logdir, "checkpoints", "run.json")
     if not path.exists():
         return None
     try:
         info = json.loads(path.read_text())
         hp = HParams(**{field.name: info[field.name] for field in dataclasses.fields(HParams)})
         history = [Epoch(*epoch) for epoch in info["history"]]
-        info["graph"], info["images"], info["training_feed"]
+        info["training_feed"]  # which earlier versions did not write
     except KeyError as e:
         raise AutoEncoderError(f"{path} has no {e}: another version wrote it") from None
     except (ValueError, TypeError, AutoEncoderError) as e:
@@ -1077,8 +1002,7 @@ def read_run(logdir):
 
 
 def fingerprint(net, data):
-    """Returns what distinguishes a run from others: hyperparameters, training_feed, and checksums of its
-    graph and images."""
+    """Returns what distinguishes a run: hyperparameters, training_feed, checksums of graph and images."""
     feed = {tensor.name: np.asarray(value).tolist() for tensor, value in net.training_feed.items()}
     others = {"training_feed": feed, "graph": graph_checksum(net), "images": images_checksum(data)}
     # Through JSON, so that it can be compared with what was read: tuples become lists.
@@ -1110,17 +1034,15 @@ def images_checksum(data):
 
 # ---- TensorBoard ---------------------------------------------------------------------------------
 
-# The module's summaries are made of NumPy arrays, so that a graph of your own needs no tf.summary
+# The module's summaries are made of NumPy arrays. So a graph of your own needs no tf.summary
 # operations. Those that it has are written as well.
-
 # One tag, so that the curves of `train` and `validation` overlay; not that of a graph's own summary.
 LOSS_TAG = f"loss of {REPORTED_IMAGES} images"
 HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # left out of the Graphs tab
 
 
 def open_writers(net, data, logdir, epochs, trace):
-    """Opens the event files of a run that has been trained for some epochs, and writes what they have
-    once: graph, trace and hyperparameters. Returns {name: tf.summary.FileWriter}."""
+    """Opens event files, and writes graph, trace and hyperparameters. Returns {name: FileWriter}."""
     step = epochs + 1 if epochs else None
     writers = {name: summary_writer(Path(logdir, name), step) for name in ("train", "validation")}
     # TensorBoard keeps the first hyperparameters that it finds, but epoch_n may have changed.
@@ -1138,11 +1060,8 @@ def open_writers(net, data, logdir, epochs, trace):
 
 
 def epoch_summaries(sess, net, data, fetches, epoch, Z):
-    """Returns the summaries of an Epoch, as {name of the writer: [tf.Summary]}.
-
-    fetches: weights, by name, and the graph's own summaries, of which there are those of the first
-    minibatch of the validation images. Z: of all validation images.
-    """
+    """Returns the summaries of an Epoch: {name of the writer: [tf.Summary]}. fetches: see recorder. Z: of
+    the validation images. The graph's own summaries are those of the first minibatch of them."""
     found = sess.run(fetches, {net.X: data.validation.images[: net.hp.batch_size]})
     examples = data.validation.subset(first_of_each(data.validation.labels)).images
     G = run_images(sess, net, net.G, examples)
@@ -1164,19 +1083,15 @@ def epoch_summaries(sess, net, data, fetches, epoch, Z):
 
 def own_summaries(net):
     """Returns the tf.summary operations of the graph that need X and the network's variables alone."""
+    others = {"Placeholder", "VarHandleOp", "VariableV2"}
     known = {net.X.op, *[variable.op for variable in net.variables]}
-    sources = ("Placeholder", "VarHandleOp", "VariableV2")
-    return [
-        summary
-        for summary in net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
-        if all(op in known or op.type not in sources for op in ancestors(summary))
-    ]
+    summaries = net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
+    return [s for s in summaries if others.isdisjoint(op.type for op in ancestors(s) - known)]
 
 
 def trace_step(sess, net, images, show):
-    """Makes a step of training, and takes it back. Returns the compute time and memory of each operation,
-    by which TensorBoard's Graphs tab can colour it, as tf.RunMetadata. If they cannot be had, returns
-    None and shows why."""
+    """Makes a step of training, and takes it back. Returns tf.RunMetadata: time and memory of each
+    operation, for TensorBoard's Graphs tab. If they cannot be had, returns None and shows why."""
     feed = {net.X: images[: net.hp.batch_size], **net.training_feed}
     metadata = tf.RunMetadata()
     options = tf.RunOptions(trace_level=tf.RunOptions.SOFTWARE_TRACE)
@@ -1194,8 +1109,7 @@ def trace_step(sess, net, images, show):
 
 
 def summary_writer(folder, step=None):
-    """Returns a tf.summary.FileWriter. If a step is given, TensorBoard discards what earlier files in
-    the folder have from that step on."""
+    """Returns a tf.summary.FileWriter. TensorBoard discards what earlier files have from `step` on."""
     suffix = f".{time.time_ns()}.autoencoder"  # TensorFlow's own timestamp has only seconds
     with writing(folder):
         writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
@@ -1220,19 +1134,12 @@ def scalar_summary(tag, value):
 
 def histogram_summary(tag, values):
     """Returns the summary of an array of numbers, in 30 bins. Those that are not finite are left out."""
-    values = values[np.isfinite(values)]
-    values = np.float64(values)  # float32 may have no 30 edges between the smallest and the largest
+    # float64, because float32 may have no 30 edges between the smallest and the largest.
+    values = np.float64(values[np.isfinite(values)])
     counts, edges = np.histogram(values, 30)
-    histogram = {
-        "min": edges[0],
-        "max": edges[-1],
-        "num": values.size,
-        "sum": values.sum(),
-        "sum_squares": np.square(values).sum(),
-        "bucket_limit": edges[1:],
-        "bucket": counts,
-    }
-    return tf.Summary(value=[{"tag": tag, "histo": histogram}])
+    sums = {"num": values.size, "sum": values.sum(), "sum_squares": np.square(values).sum()}
+    histogram = {"min": edges[0], "max": edges[-1], "bucket_limit": edges[1:], "bucket": counts}
+    return tf.Summary(value=[{"tag": tag, "histo": histogram | sums}])
 
 
 def image_summary(tag, image):
@@ -1247,20 +1154,17 @@ def about_run(data):
     command = f"`{shlex.join(['python', *sys.argv])}`"
     if "ipykernel" in sys.modules:
         command = "cells of a notebook"
-    python = sys.version.split()[0]
     n, X_n = data.train.images.shape
     return f"""\
 - command: {command}
 - device: {device()}
-- versions: Python {python}, TensorFlow {tf.__version__}, NumPy {np.__version__}
+- versions: Python {sys.version.split()[0]}, TensorFlow {tf.__version__}, NumPy {np.__version__}
 - data: {data.path or "arrays"}, {n} training images of {X_n} pixels"""
 
 
 def write_test(sess, net, test, evaluation, logdir):
-    """Writes to logdir/test the loss of the test images, and up to 10,000 of them for the Projector.
-
-    test: DataSet; evaluation: its Evaluation.
-    """
+    """Writes to logdir/test the loss of the test images, a DataSet, by its Evaluation; and up to 10,000
+    of them for TensorBoard's Projector."""
     folder = Path(logdir, "test")
     with summary_writer(folder, net.hp.epoch_n) as writer:
         add(writer, net.hp.epoch_n, scalar_summary(LOSS_TAG, evaluation.score))
@@ -1277,27 +1181,18 @@ def write_test(sess, net, test, evaluation, logdir):
     header = f"{name}\terror"
     np.savetxt(folder / "labels.tsv", table, ["%d", "%.5g"], "\t", header=header, comments="")
     np.savetxt(folder / "Z.tsv", Z, "%.5g", "\t")
-    sheet, image_size = thumbnails(X)
-    matplotlib.image.imsave(folder / "thumbnails.png", sheet)
-    config = projector.ProjectorConfig()
-    embedding = config.embeddings.add(
-        tensor_name="Z", tensor_path="Z.tsv", metadata_path="labels.tsv"
-    )
-    embedding.sprite.image_path = "thumbnails.png"
-    embedding.sprite.single_image_dim.extend(image_size)
-    projector.visualize_embeddings(str(folder), config)
-
-
-def thumbnails(X):
-    """Returns a square sheet of images (n, X_n), black on white; and an image's (width, height)."""
-    images = as_2d(X)
-    n, height, width = images.shape
+    n, height, width = as_2d(X).shape
     columns = math.ceil(math.sqrt(n))
-    sheet = np.zeros((columns**2, height, width), np.uint8)
-    sheet[:n] = 255 * images
+    sheet = np.ones((columns**2, height, width), np.float32)
+    sheet[:n] -= as_2d(X)  # black on white
     sheet = sheet.reshape(columns, columns, height, width).swapaxes(1, 2)
     sheet = sheet.reshape(columns * height, columns * width)
-    return np.dstack([255 - sheet] * 3), (width, height)
+    matplotlib.image.imsave(folder / "thumbnails.png", sheet, cmap="gray", vmin=0, vmax=1)
+    image_size = f"single_image_dim: {width} single_image_dim: {height}"
+    (folder / "projector_config.pbtxt").write_text(
+        'embeddings { tensor_name: "Z" tensor_path: "Z.tsv" metadata_path: "labels.tsv"\n'
+        f'sprite {{ image_path: "thumbnails.png" {image_size} }} }}\n'
+    )
 
 
 # ---- Command line --------------------------------------------------------------------------------
@@ -1307,21 +1202,15 @@ class Parser(argparse.ArgumentParser):
     """A parser for this script and those of beyond/. Its errors are AutoEncoderErrors."""
 
     def __init__(self, prog, description, example=None):
-        super().__init__(
-            prog,
-            description=description,
-            epilog=example and f"example: {example}",
-            conflict_handler="resolve",  # beyond/ defines some flags of hyperparameters anew
-        )
+        epilog = example and f"example: {example}"
+        # resolve: beyond/ defines some flags of hyperparameters anew.
+        super().__init__(prog, description=description, epilog=epilog, conflict_handler="resolve")
 
-    def add_data_dir(self, default=DATA_DIR):
-        """Adds --data_dir. default: None for the data of a run."""
-        shown = "the run's" if default is None else "MNIST_data"
+    def add_data_dir(self, default=DATA_DIR, shown="MNIST_data"):
         help = f"folder of IDX files, or .npz (default: {shown})"
         self.add_argument("--data_dir", type=user_path, default=default, metavar="PATH", help=help)
 
-    def add_logdir(self, default=LOGDIR):
-        """Adds --logdir."""
+    def add_logdir(self, default="logs/AutoEncoder"):
         help = "folder of the run, or of the runs (default: %(default)s)"
         self.add_argument("--logdir", type=user_path, default=default, metavar="FOLDER", help=help)
 
@@ -1362,8 +1251,7 @@ def add_hparams(parser):
 
 def hparams_from_args(args, data):
     """Returns the HParams of the recipe, overridden by the flags that were given."""
-    names = [field.name for field in dataclasses.fields(HParams)]
-    given = {name: getattr(args, name) for name in names if name in args}
+    given = {name: value for name, value in vars(args).items() if hasattr(HParams, name)}
     train_n, X_n = data.train.images.shape
     return dataclasses.replace(RECIPES[args.recipe], X_n=X_n, train_n=train_n, **given)
 
@@ -1371,8 +1259,7 @@ def hparams_from_args(args, data):
 def run_command(command, parser, hint=""):
     """Runs command(args). Returns the exit status: 0; 2 after an error that the user can correct,
     whose text is printed on one line; 130 after Ctrl-C, with the hint."""
-    with contextlib.suppress(AttributeError):  # it is closed, or not a file
-        sys.stdout.reconfigure(errors="backslashreplace")  # of characters that it cannot print
+    sys.stdout.reconfigure(errors="backslashreplace")  # of characters that it cannot print
     # The thread of tf.summary.FileWriter logs an error and prints a traceback if the disk is full.
     # FileWriter raises the same error here.
     tf.logging.set_verbosity(tf.logging.FATAL)

@@ -35,8 +35,9 @@ def export(sess, net, folder, detector):
     outputs = [net.Z, net.G, detector.scores[detector.score]]
     forward = ae.subgraph(outputs)
     weights = ae.variables_of(outputs)
-    handles = ae.variable_handles(weights)
-    values = dict(zip([handle.name for handle in handles], sess.run(weights)))
+    has_handles = all(hasattr(variable, "handle") for variable in weights)
+    ae.require(has_handles, "call tf.enable_resource_variables() before the graph is built")
+    values = sess.run({variable.handle.name: variable for variable in weights})
     with tf.Graph().as_default():
         # Initialized with zeros, because an initial value would be stored in the graph as well.
         variables = {
@@ -59,7 +60,7 @@ def export(sess, net, folder, detector):
             "detect": signature(images, detected),
             tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature(images, detected),
         }
-        with tf.Session(config=ae.session_config()) as export_sess:
+        with tf.Session() as export_sess:
             for name, variable in variables.items():
                 variable.load(values[name], export_sess)
             builder = tf.saved_model.Builder(str(folder))
@@ -84,7 +85,7 @@ def main(args):
 if __name__ == "__main__":
     example = "python -m beyond.export --logdir logs/tuned --output logs/digits-model"
     parser = ae.Parser("python -m beyond.export", main.__doc__, example)
-    parser.add_data_dir(None)
+    parser.add_data_dir(None, "the run's")
     parser.add_logdir()
     help = "a new folder to write"
     parser.add_argument("--output", type=ae.user_path, required=True, metavar="FOLDER", help=help)

@@ -139,7 +139,7 @@ def main(args):
 if __name__ == "__main__":
     example = "python -m beyond.screen photographs --invert --center"
     parser = ae.Parser("python -m beyond.screen", main.__doc__, example)
-    parser.add_data_dir(None)
+    parser.add_data_dir(None, "the run's")
     parser.add_logdir()
     help = "picture, folder of pictures, or .npy file of images"
     parser.add_argument("pictures", type=ae.user_path, metavar="PICTURES", help=help)
