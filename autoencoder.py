@@ -501,9 +501,10 @@ def device():
     if gpus:
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unnamed")
         return f"GPU, {name}"
-    if hasattr(os, "sched_getaffinity"):
-        return f"CPU, {len(os.sched_getaffinity(0))} cores"  # those that the process may use
-    return f"CPU, {os.cpu_count()} cores"
+    n = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):  # it may be that this process may use fewer
+        n = len(os.sched_getaffinity(0))
+    return f"CPU, {n} core{'' if n == 1 else 's'}"
 
 
 # ---- Training ------------------------------------------------------------------------------------
@@ -732,7 +733,7 @@ def check_before_training(net, data, logdir, resume):
         require(X.op in needed, f"{name} does not depend on X, {X.name}")
         others = {op.name for op in needed - {X.op} if op.type == "Placeholder"}
         found = f"the placeholder {min(others, default=None)}, but `train` feeds only X"
-        hint = "use X in its place, or tf.placeholder_with_default and training_feed"
+        hint = "use X itself (targets = X), or a tf.placeholder_with_default and training_feed"
         require(not others, f"{name} needs {found}: {hint}")
     for key in net.training_feed:
         is_valid = tf.is_tensor(key) and key.op.type == "PlaceholderWithDefault"
@@ -873,13 +874,13 @@ def subgraph(fetches):
 
 # ---- Checkpoints ---------------------------------------------------------------------------------
 
-# What a run leaves in its logdir. TensorFlow leaves .tempstate if it is killed. The file checkpoint is
-# neither used nor deleted, because another Saver may have written it.
+# What a run leaves in its logdir. Without the first there is no run. TensorFlow leaves .tempstate if it
+# is killed. The file checkpoint is neither used nor deleted: another Saver may have written it.
 EVENTS = "events.*.autoencoder"
-RUN_FILES = [EVENTS, f"train/{EVENTS}", f"validation/{EVENTS}", f"test/{EVENTS}"]
-RUN_FILES += "test/Z.tsv test/labels.tsv test/thumbnails.png test/projector_config.pbtxt".split()
-RUN_FILES += ["checkpoints/run.json", "checkpoints/epoch-[0-9]*.index"]
+RUN_FILES = ["checkpoints/run.json", "checkpoints/epoch-[0-9]*.index"]
 RUN_FILES += ["checkpoints/epoch-[0-9]*.data-?????-of-?????", "checkpoints/epoch-[0-9]*.tempstate*"]
+RUN_FILES += [EVENTS, f"train/{EVENTS}", f"validation/{EVENTS}", f"test/{EVENTS}"]
+RUN_FILES += "test/Z.tsv test/labels.tsv test/thumbnails.png test/projector_config.pbtxt".split()
 
 
 def run_files(logdir):

@@ -66,17 +66,97 @@ def rmsprop_with_decay(loss):
     return tf.train.RMSPropOptimizer(rate).minimize(loss, global_step=step)
 
 
+def noise(G, X):
+    """A loss with noise that differs from step to step. XLA and TensorFlow draw the same integers."""
+    seed = [0, tf.train.get_or_create_global_step()]
+    bits = tf.random.stateless_uniform([16], seed, 0, 1000, tf.int32, alg="philox")
+    return ae.l2_loss(G * (1 + tf.cast(bits, tf.float32) / 1000), X)
+
+
+def adam(loss, **options):
+    return tf.train.AdamOptimizer(0.01).minimize(loss, **options)
+
+
+def tensor_of_step(loss):
+    with tf.control_dependencies([adam(loss)]):
+        return tf.identity(loss)
+
+
+def list_of_steps(loss):
+    return [adam(loss, var_list=tf.trainable_variables()[k::2]) for k in (0, 1)]
+
+
 CHANGED = {"encode": encode_with_layer, "minimize": rmsprop_with_decay}
+SMALL_BATCHES = dataclasses.replace(HP, batch_size=1, schedule="cosine", seed=1)
 
 
 # 210 steps are three calls of 55 and a shorter one.
-@pytest.mark.parametrize(
-    "changes", [{"hp": dataclasses.replace(HP, batch_size=1, schedule="cosine", seed=1)}, CHANGED]
-)
+@pytest.mark.parametrize("changes", [{"hp": SMALL_BATCHES}, CHANGED, {"loss": noise}])
 def test_both_loops_train_what_was_built(changes, capsys):
     net = build(**changes)
-    check(train(net, loop=None), train(net), rtol=1e-5, atol=1e-5)
+    fed = train(net)
+    check(train(net, loop=None), fed, rtol=1e-5, atol=1e-5)
     assert "without XLA" not in capsys.readouterr().out
+    assert fed[1].get("global_step:0", 22) in (22, 420)  # counted, whatever the schedule is
+
+
+@pytest.mark.parametrize("minimize", [tensor_of_step, list_of_steps])
+@pytest.mark.parametrize("loop", [ae.feed_loop, None])
+def test_a_step_may_be_a_tensor_or_a_list(minimize, loop, capsys):
+    _, expected = train(build(minimize=adam))
+    _, found = train(build(minimize=minimize), loop=loop)
+    for variable in ("Encoder/Layer01/w:0", "G/b:0"):
+        np.testing.assert_allclose(found[variable], expected[variable], 1e-5, 1e-5)
+    assert "without XLA" not in capsys.readouterr().out
+
+
+def test_a_fixed_number_of_images(tmp_path):
+    def encode(X, hp):
+        return ae.encode(X, hp) + tf.random_normal([20, hp.Z_n])
+
+    net = build(encode=encode)
+    data = ae.DataSets(*[ae.DataSet(IMAGES[:n]) for n in (200, 40, 40)])
+    with ae.start_session(net) as sess:
+        assert len(ae.train(sess, net, data, tmp_path)) == HP.epoch_n
+        ae.write_test(sess, net, data.test, ae.evaluate(sess, net, data.test.images), tmp_path)
+        with pytest.raises(ae.AutoEncoderError, match="takes 20 .* evaluated images, 30, a mul"):
+            ae.evaluate(sess, net, IMAGES[:30])
+    assert np.loadtxt(tmp_path / "test" / "Z.tsv").shape == (40, 3)
+
+
+def test_two_networks_in_one_graph(tmp_path):
+    with tf.Graph().as_default():
+        nets = []
+        for scope, seed in (("A", 0), ("B", 1)):
+            hp = dataclasses.replace(HP, seed=seed, weight_decay=0.1)
+            with tf.name_scope(scope):
+                X = ae.inputs(hp)
+                Z = ae.encode(X, hp)
+                G = ae.decode(Z, hp)
+                loss = ae.l2_loss(G, X)
+                tf.summary.scalar("loss", loss)
+                opt = ae.training(loss, hp)
+            init = tf.global_variables_initializer()
+            nets.append(ae.Network(hp, X, Z, G, loss, opt, init))
+            if scope == "A":  # B is built when A has been trained
+                with ae.start_session(nets[0]) as sess:
+                    ae.train(sess, nets[0], DATA, tmp_path / "A")
+        A, B = nets
+        with ae.start_session(B) as sess:
+            ae.train(sess, A, DATA, tmp_path / "A", resume=True)
+            trained = sess.run(A.variables)
+            ae.train(sess, B, DATA, tmp_path / "B")
+            assert np.array_equal(sess.run(A.variables)[0], trained[0])
+            ae.train(
+                sess, A._replace(hp=dataclasses.replace(A.hp, epoch_n=3)), DATA, loop=ae.feed_loop
+            )
+            later = sess.run(A.variables)
+            ae.train(sess, B, DATA, tmp_path / "B", resume=True)
+            for saved, before, after in zip(trained, later, sess.run(A.variables)):
+                assert np.array_equal(before, after)
+            assert not np.array_equal(trained[0], later[0])
+    names = tf.train.list_variables(ae.read_run(tmp_path / "B").checkpoint)
+    assert all(name.startswith("B/") for name, _ in names) and len(names) == len(B.variables) == 38
 
 
 @pytest.mark.parametrize("loop", [ae.feed_loop, None])
@@ -103,6 +183,15 @@ def encode_with_dropout(X, hp):
     return ae.encode(tf.nn.dropout(X, keep_prob), hp)
 
 
+def encode_with_stateless_noise(X, hp):
+    return ae.encode(X + tf.random.stateless_normal([16], [0, 1]), hp)
+
+
+def loss_with_assert(G, X):
+    with tf.control_dependencies([tf.assert_less(G, 2.0)]):
+        return ae.l2_loss(G, X)
+
+
 def encode_with_convolution(X, hp):
     filters = tf.Variable(tf.truncated_normal([3, 3, 1, 1], stddev=0.3))
     images = tf.nn.conv2d(tf.reshape(X, [-1, 4, 4, 1]), filters, [1, 1, 1, 1], "SAME")
@@ -122,7 +211,10 @@ def loss_in_python(G, X):
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"encode": encode_with_dropout, "training_feed": {"keep_prob:0": 0.5}}, "random numbers"),
+        ({"encode": encode_with_dropout, "training_feed": {"keep_prob:0": 0.5}}, "RandomUniform"),
+        ({"encode": encode_with_stateless_noise}, "StatelessRandomNormalV2"),
+        ({"loss": loss_with_assert}, "Assert"),
+        ({"loss": lambda G, X: tf.check_numerics(ae.l2_loss(G, X), "")}, "CheckNumerics"),
         ({"encode": encode_with_convolution}, "convolutions are slow on a CPU"),
         ({"encode": encode_with_reference}, "tf.enable_resource_variables()"),
         ({"loss": loss_in_python}, "unsupported operations"),
@@ -146,6 +238,14 @@ def test_convolutions_are_compiled_for_a_gpu(monkeypatch, capsys):
     net = build(encode=encode_with_convolution)
     check(train(net, loop=None), train(net), rtol=1e-5, atol=1e-5)
     assert "without XLA" not in capsys.readouterr().out
+
+
+def test_an_attribute_that_changes_is_another_graph():
+    sums = []
+    for alpha in (0.1, 0.1, 0.2):
+        net = build(encode=lambda X, hp: ae.encode(tf.nn.leaky_relu(X, alpha), hp))
+        sums.append(ae.graph_checksum(net))
+    assert sums[0] == sums[1] != sums[2]
 
 
 def test_a_changed_graph_is_resumed_and_refused_by_another(tmp_path):

@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -114,7 +116,6 @@ def test_a_run_is_stopped_by_an_exception_of_on_epoch_and_made_longer(tmp_path, 
     content = EventAccumulator(str(logdir)).Reload().PluginTagToContent("hparams")
     start = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
     assert start.session_start_info.hparams["epoch_n"].number_value == 12
-    assert "_hparams_/session_end_info" in content
     names = {path.name.split(".")[0] for path in (logdir / "checkpoints").iterdir()}
     assert names == {"checkpoint", "epoch-12", "run"}
     assert "resumed after epoch 1\n" in capsys.readouterr().out
@@ -145,19 +146,91 @@ def test_another_run_is_refused_by_name(tmp_path):
 def test_files_of_others_are_ignored_and_stay(tmp_path, capsys):
     unbroken = train(tmp_path)
     checkpoints = tmp_path / "checkpoints"
-    own = {*checkpoints.glob("epoch-2.*"), *tmp_path.rglob("*.autoencoder")}
+    (checkpoints / "epoch-1.index.tempstate123").touch()  # of a save that was killed
+    own = {*checkpoints.glob("epoch-*"), *tmp_path.rglob("*.autoencoder")}
     train(tmp_path / "inner run")
     (checkpoints / "epoch-9 old").mkdir()
     for name in (".DS_Store", "epoch-1.index copy", "epoch-9 old/epoch-9.index", "epoch-mine"):
         (checkpoints / name).write_text("of somebody else")
+    for name in ("model.ckpt.index", "best-1.index.tempstate123", "epoch-7.index"):
+        (checkpoints / name).write_text("of another Saver")
     (tmp_path / "train" / "events.out.tfevents.1.mine").touch()
+    net = test_built.build()
+    with net.X.graph.as_default(), ae.start_session(net) as sess:
+        tf.train.Saver().save(sess, str(checkpoints / "best"), 1)  # which changes `checkpoint`
     before = files(tmp_path)
     assert train(tmp_path, resume=True) == unbroken
+    (checkpoints / "epoch-7.index").unlink()
     train(tmp_path, OTHER)
     assert f"will replace the earlier run in {tmp_path}" in capsys.readouterr().out
     after = files(tmp_path)
     gone_or_changed = {path for path in before if before[path] != after.get(path)}
-    assert gone_or_changed == own | {checkpoints / "checkpoint", checkpoints / "run.json"}
+    others = {checkpoints / name for name in ("checkpoint", "run.json", "epoch-7.index")}
+    assert gone_or_changed == own | others
+
+
+def loss_that_fails(G, X):
+    with tf.control_dependencies([tf.Assert(tf.reduce_sum(G) < 0, [G])]):
+        return ae.l2_loss(G, X)
+
+
+def loss_with_summary_that_fails(G, X):
+    tf.summary.scalar("failure", tf.check_numerics(tf.log(-1 - tf.reduce_sum(G)), "not finite"))
+    return ae.l2_loss(G, X)
+
+
+@pytest.mark.parametrize("loss", [loss_that_fails, loss_with_summary_that_fails])
+def test_a_first_epoch_that_fails_leaves_the_earlier_run(tmp_path, loss):
+    train(tmp_path, OTHER)
+    before = files(tmp_path)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        test_built.train(test_built.build(loss=loss), tmp_path)
+    assert files(tmp_path) == before
+
+
+class SessionWithoutTraces(tf.Session):
+    def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
+        if options:
+            raise RuntimeError("no trace")
+        return super().run(fetches, feed_dict)
+
+
+def test_what_is_not_needed_to_train_does_not_stop_it(tmp_path, capsys):
+    def loss(G, X):
+        other = tf.Variable(0.0)  # of another network, not initialized
+        labels = tf.placeholder(tf.float32, [None])
+        for name, value in {"other": other, "labels": labels, "mine": G}.items():
+            tf.summary.scalar(name, tf.reduce_mean(value))
+        return ae.l2_loss(G, X)
+
+    net = test_built.build(loss=loss)
+    net = net._replace(Z=net.Z * math.nan)
+    with SessionWithoutTraces(graph=net.X.graph) as sess:
+        for variable in net.variables:
+            sess.run(variable.initializer)
+        history = ae.train(sess, net._replace(init=None), DATA, tmp_path, loop=ae.feed_loop)
+        weights = sess.run(net.variables)
+    assert "no times of operations for TensorBoard: no trace" in capsys.readouterr().out
+    expected, by_name = test_built.train(test_built.build())
+    assert [epoch.loss for epoch in history] == [epoch.loss for epoch in expected]
+    for variable, value in zip(net.variables, weights):
+        assert np.array_equal(value, by_name[variable.name])
+    events = EventAccumulator(str(tmp_path / "validation")).Reload()
+    assert {"mine"} <= {*events.Tags()["scalars"]} and len(events.Tags()["scalars"]) == 3
+    assert events.Histograms("training/Z")[-1].histogram_value.num == 0
+
+
+def test_what_training_alone_is_fed_belongs_to_the_run(tmp_path):
+    def encode(X, hp):
+        return ae.encode(X * tf.placeholder_with_default(1.0, [], "scale"), hp)
+
+    nets = [test_built.build(encode=encode, training_feed={"scale:0": s}) for s in (0.5, 0.25)]
+    history, _ = test_built.train(nets[0], tmp_path)
+    with pytest.raises(
+        ae.AutoEncoderError, match=r"training_feed \({'scale:0': 0.5}, not {.*0.25}"
+    ):
+        test_built.train(nets[1], tmp_path, resume=True)
+    assert test_built.train(nets[0], tmp_path, resume=True)[0] == history
 
 
 def test_damaged_files_are_refused(tmp_path):

@@ -112,7 +112,7 @@ def test_graph_and_one_step_of_training(run):
 def test_projector_files(run):
     folder = run.logdir / "test"
     config = (folder / "projector_config.pbtxt").read_text()
-    assert set(re.findall(r'path: "(.*)"', config)) == {"Z.tsv", "labels.tsv", "thumbnails.png"}
+    assert set(re.findall(r'path: "(.*?)"', config)) == {"Z.tsv", "labels.tsv", "thumbnails.png"}
     assert re.findall(r"single_image_dim: (\d+)", config) == ["4", "4"]
     np.testing.assert_allclose(np.loadtxt(folder / "Z.tsv"), run.test_Z, rtol=1e-4)
     table = np.loadtxt(folder / "labels.tsv", skiprows=1)

@@ -88,14 +88,37 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
     train(build(), run)
     before = files(tmp_path)
     net = build()
-    with net.X.graph.as_default():
-        of_bytes = net._replace(X=tf.placeholder(tf.uint8, [None, 16]))
-        fed = net._replace(Z=net.Z * tf.placeholder(tf.float32, []))
+    final = build()
+    final.X.graph.finalize()
+    X, Z, G, L = net[1:5]
+    with X.graph.as_default():
+        targets = tf.placeholder(tf.float32, [None, 16], "targets")
+        share = tf.placeholder(tf.float32, [], "share")
+        of_bytes = tf.placeholder(tf.uint8, [None, 16])
+        of_20 = tf.placeholder_with_default(X, [20, 16])
+        changes = (
+            ({"X": of_bytes}, "X must be a placeholder of floats, not .* uint8"),
+            ({"X": 2 * X}, "X must be a placeholder of floats, not mul"),
+            ({"X": targets}, "loss does not depend on X, targets:0"),
+            ({"loss": ae.l2_loss(G, targets)}, "loss needs the placeholder targets, .*targets = X"),
+            ({"Z": Z * share}, "Z needs the placeholder share, .*training_feed"),
+            ({"opt": [net.opt, share]}, "opt needs the placeholder share"),
+            (
+                {"training_feed": {share: 0.5}},
+                "share:0 in training_feed must be a tf.placeholder_w",
+            ),
+            ({"G": tf.reshape(G, [-1, 4, 4])}, r"G must have .* \(None, 16\), not \(None, 4, 4\)"),
+            ({"loss": tf.reduce_sum(G, axis=1)}, r"loss must have the shape \(\), not \(None,\)"),
+            ({"Z": tf.reduce_sum(Z, axis=1)}, r"Z must have .*, not \(None,\)"),
+            ({"Z": of_20 * 1}, "20 images at a time: .* training images, 210, a multiple"),
+        )
+    cases = [(net._replace(**change), DATA, run, words) for change, words in changes]
     linear = build(dataclasses.replace(HP, schedule="linear", train_n=55000))
     images = ae.DataSet((255 * IMAGES).astype(np.uint8))
     high = ae.DataSet(IMAGES.reshape(-1, 4, 4, 1))
     none = DATA.validation.subset(slice(0))
-    for graph, data, logdir, words in (
+    cases += (
+        (final, DATA, run, "the graph is finalized"),
         (net, dataclasses.replace(DATA, train=high), run, r"X_n is 16, .* \(210, 4, 4, 1\)"),
         (
             net,
@@ -105,14 +128,13 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
         ),
         (net, dataclasses.replace(DATA, train=images), run, "floats from 0 to 1, not uint8"),
         (net, dataclasses.replace(DATA, validation=none), run, "there are no validation images"),
-        (of_bytes, DATA, run, "placeholder of floats, not of uint8"),
-        (fed, DATA, run, "feed a value for placeholder"),
-        (linear, DATA, run, "train_n is 55000, .* 210 training images"),
+        (linear, DATA, run, "needs train_n: it is 55000, not 210"),
         (net, DATA, f"{tmp_path}/logs\\run", r"in a path with \["),
         (net, DATA, None, "needs the logdir"),
-    ):
-        with pytest.raises((ae.AutoEncoderError, tf.errors.InvalidArgumentError), match=words):
-            train(graph, logdir, data, resume=logdir is None)
+    )
+    for network, data, logdir, words in cases:
+        with pytest.raises(ae.AutoEncoderError, match=words):
+            train(network, logdir, data, resume=logdir is None)
     assert files(tmp_path) == before
 
 
