@@ -233,6 +233,23 @@ def test_what_xla_cannot_compile_is_trained_by_feed_loop(changes, reason, capfd,
     assert (len(epochs), err) == (HP.epoch_n, "")
 
 
+def test_a_call_of_the_compiled_loop_copies_at_most_2_25_pixels():
+    hp = dataclasses.replace(HP, X_n=2**20, enc_n=(), dec_n=(), Z_n=1)
+    images = np.zeros((40, hp.X_n), np.float32)
+    net = build(hp)
+    with ae.start_session(net) as sess:
+        loop = ae.compile_loop(sess, net)
+        run, sizes = sess.run, []
+
+        def spy(fetches, feed_dict):
+            sizes.append(max(np.size(value) for value in feed_dict.values()))
+            return run(fetches, feed_dict)
+
+        sess.run = spy
+        loop(sess, net, images, 1)
+    assert sizes == [20 * 2**20] * 2
+
+
 def test_convolutions_are_compiled_for_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
     net = build(encode=encode_with_convolution)

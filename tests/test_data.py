@@ -9,6 +9,7 @@ import pytest
 import autoencoder as ae
 from conftest import ROOT, idx
 
+tf = ae.tf
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 NAMES = [f"{part}-{kind}" for part in ("train", "t10k") for kind in KINDS]
 
@@ -62,6 +63,35 @@ def test_next_batch_gives_each_image_once_an_epoch():
     assert sorted(first) != first != second
     data = ae.DataSet(data.images, data.labels)
     assert data.next_batch(3, shuffle=False)[1].tolist() == [0, 7, 14]
+
+
+def test_arguments_and_results_are_those_of_tensorflow_1(small_dir):
+    # train_dir, fake_data, one_hot, dtype, reshape, validation_size, seed, source_url
+    sets = [
+        ae.read_data_sets(small_dir, False, True, np.float32, True, 50, s, "") for s in (1, 1, 2)
+    ]
+    orders = []
+    for train, validation, test in sets:
+        assert [part.labels.shape for part in (train, validation, test)] == [
+            (277, 10),
+            (50, 10),
+            (100, 10),
+        ]
+        completed = []
+        for _ in range(6):
+            images, _ = train.next_batch(138, False)
+            completed.append(train.epochs_completed)
+        assert completed == [0, 0, 1, 1, 2, 2]  # by the images 277 and 554 of 828
+        orders.append(images.tolist())
+    assert orders[0] == orders[1] != orders[2]
+    unknown = "there is no fake_data: pass one_hot"
+    for words, call in (
+        (unknown, lambda: ae.read_data_sets(small_dir, True)),
+        (unknown, lambda: train.next_batch(5, True)),
+        ("as float32, not as tf.uint8", lambda: ae.read_data_sets(small_dir, dtype=tf.uint8)),
+    ):
+        with pytest.raises(ae.AutoEncoderError, match=words):
+            call()
 
 
 # ---- Other images --------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
-from beyond import pictures, synthetic
+from beyond import pictures, screen, synthetic
+from beyond.common import load_run
 from conftest import SMALL, files, typed
 
 RS = np.random.RandomState(0)
@@ -149,6 +150,8 @@ def test_each_picture_is_in_the_training_or_the_test_images_once(classes):
         found = sorted(image.tobytes() for image in images[labels == label])
         assert found == sorted(image.tobytes() for image in saved)
     assert sorted(path.name for path in output.parent.iterdir()) == ["shapes.npz", "shapes.png"]
+    preview = np.asarray(Image.open(output.with_suffix(".png")).convert("L"))
+    assert np.isin(preview, np.arange(183, 255, 3)).sum() > 1000  # the greys of the squares
 
 
 def test_what_is_skipped_left_out_or_read_in_part_is_named(tmp_path, capfd, monkeypatch):
@@ -250,6 +253,17 @@ def test_screening_a_folder(classes, logdir, tmp_path, capfd):
     np.testing.assert_allclose(score, scores[6:7], atol=1e-3)
 
 
+def test_the_picture_shows_where_an_image_is_abnormal(model):
+    with load_run(model[0]) as (sess, net, data):
+        X = data.test.images[:3]
+        G = sess.run(net.G, {net.X: X})
+        axes = screen.plot_screened(sess, net, X, ["a", "b", "c"]).axes
+    shown = [np.asarray(a.images[0].get_array()).ravel() for a in axes]
+    difference = abs(G - X) / abs(G - X).max()
+    np.testing.assert_allclose(shown, [*X, *G, *difference], atol=1e-6)
+    assert [a.get_title() for a in axes[:3]] == ["a", "b", "c"]
+
+
 def test_screening_tells_how_abnormal_each_subfolder_is(logdir, tmp_path, capfd):
     save_squares(tmp_path / "pictures" / "Good", 9)
     save_squares(tmp_path / "pictures" / "bright", 7, paper=99)
@@ -278,6 +292,14 @@ def test_generated_pictures_are_in_folders_by_their_defects(tmp_path, monkeypatc
     assert {name: len(list((plates / name).iterdir())) for name in counts} == counts
     assert len(list((tmp_path / "digits").iterdir())) == 200
     assert typed("plates", plates, module="synthetic") == 2
+    metal = {}  # pixels that are as bright as the plate
+    for kind in ("good", "scratch", "hole", "chip", "stain"):
+        picture = np.asarray(synthetic.draw_plate(np.random.default_rng(0), kind))
+        metal[kind] = np.sum(picture > 0.75 * np.median(picture[picture > 100]))
+    # A scratch is 60 x 3 pixels, a chip half a circle. A hole, of 16^2 pi, is missing.
+    lost = {kind: metal["good"] - n for kind, n in metal.items()}
+    assert 100 < lost["scratch"] < 300 and 700 < -lost["hole"] < 1000
+    assert 100 < lost["chip"] < 400 and 60 < lost["stain"] < 400
 
 
 def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):

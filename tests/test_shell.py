@@ -2,13 +2,15 @@
 
 import dataclasses
 import io
+import os
 import re
+import subprocess
 import sys
 
 import pytest
 
 import autoencoder as ae
-from conftest import SMALL, files, score_of, shell, typed
+from conftest import ROOT, SMALL, files, score_of, shell, typed
 
 LEFT = """checkpoints/checkpoint checkpoints/epoch-10.data-00000-of-00001
 checkpoints/epoch-10.index checkpoints/run.json events reconstruction.png test/Z.tsv test/events
@@ -61,6 +63,20 @@ def test_bad_input_is_one_line_and_status_2(arguments, small_dir, tmp_path, capf
     assert re.fullmatch(rf"autoencoder.py: error: .*{message}.*\n", capfd.readouterr().err)
     if "1e30" not in arguments:  # that is known only after an epoch
         assert files(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone tells")
+def test_the_cores_that_the_process_may_use():
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    assert ae.device() in ("CPU, 1 core", "GPU")
+    os.sched_setaffinity(0, cores)
+
+
+def test_a_process_that_tensorflow_aborts_says_where():
+    program = "import os, autoencoder as ae\nwith ae.muted_stderr():\n    os.abort()"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode < 0 and 'File "<string>", line 3' in run.stderr
 
 
 def test_help_names_the_hyperparameters(capfd):

@@ -125,6 +125,27 @@ def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, c
     assert f"\ntrial {best.number} on the test images: {evaluation}\n" in out
 
 
+def test_ablation(small_hp, small_dir, monkeypatch, capfd, without_xla):
+    data = ae.read_data_sets(small_dir)
+    tutorial = dataclasses.replace(small_hp, epoch_n=1, train_n=300)
+    tuned = dataclasses.replace(tutorial, activation="swish", learning_rate=0.05)
+    monkeypatch.setattr(ae, "read_data_sets", lambda: data)
+    monkeypatch.setattr(ae, "RECIPES", {"tutorial": tutorial, "tuned": tuned})
+    assert typed(module="ablation") == 0
+    _, _, *rows = capfd.readouterr().out.splitlines()
+    losses = {}
+    for row in rows:
+        name, *values = row.strip("|").split("|")
+        losses[name.strip()] = [float(value) for value in values]
+    assert [*losses][:3] == ["none", "`--activation swish`", "`--learning_rate 0.05`"]
+    with ae.start_session(
+        net := ae.build(dataclasses.replace(tutorial, activation="swish"))
+    ) as sess:
+        (epoch,) = ae.train(sess, net, data)
+    without, alone = losses["`--learning_rate 0.05`"]
+    assert without == pytest.approx(epoch.validation_loss, abs=0.06) != alone
+
+
 def test_a_bar_is_shown_on_a_terminal_alone(monkeypatch, capsys):
     terminal = io.StringIO()
     terminal.isatty = lambda: True

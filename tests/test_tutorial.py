@@ -1,5 +1,7 @@
 """What the 2019 tutorial does, as it was written for TensorFlow 1, with two import lines changed."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,21 @@ def stack(x, sizes, scope):
     return x
 
 
-def test_the_tutorial_and_what_its_graph_can_do_here(tmp_path, capsys):
+def readme_block(text):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if "ae.train" in block and text in block)
+
+
+def test_a_changed_graph_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(readme_block("a third encoder layer"), names)
+    assert (names["codes"].shape, names["images"].shape) == ((10000, 20), (10000, 784))
+    assert 0 < np.square(names["images"] - names["data"].test.images).mean() < 0.04
+    assert (tmp_path / "logs/mine/checkpoints/epoch-2.index").exists()
+
+
+def test_the_tutorial_and_what_its_graph_can_do_here(tmp_path, monkeypatch, capsys):
     mnist = input_data.read_data_sets(ROOT / "MNIST_data", one_hot=True)
     with tf.Graph().as_default() as graph, tf.Session() as sess:
         tf.set_random_seed(0)
@@ -50,15 +66,18 @@ def test_the_tutorial_and_what_its_graph_can_do_here(tmp_path, capsys):
         assert labels.shape == (100, 10)
         score = sess.run(loss, feed_dict={X: mnist.test.images}) / 100
 
-        # The tutorial's graph as one of the module's.
-        net = ae.Network(
-            ae.HParams(epoch_n=2), X, Z, G, loss, opt, tf.global_variables_initializer()
-        )
+        # README's lines, after the tutorial's.
         built = {op.name: op.type for op in graph.get_operations()}
-        few = ae.DataSets(*[part.subset(slice(500)) for part in mnist])
-        assert ae.evaluate(sess, net, mnist.test.images).score == pytest.approx(score, rel=1e-5)
-        first, second = ae.train(sess, net, few, tmp_path / "run")
-    assert "without XLA" not in capsys.readouterr().out
-    assert score > first.validation_loss > second.validation_loss
+        epoch_n, batch_size = 2, 100
+        monkeypatch.chdir(tmp_path)
+        names = globals() | locals()
+        exec(readme_block("mnist"), names)
+        assert ae.evaluate(sess, names["net"], mnist.test.images).score == pytest.approx(
+            score, rel=1e-5
+        )
+    out = capsys.readouterr().out
+    assert "without XLA" not in out
+    first, second, found = map(float, re.findall(r"(?:validation loss|score): ([0-9.]+)", out))
+    assert score > first > second > 0.9 * found
     tutorials = {name: OPS.get(op, op) for name, op, _ in SEED_GRAPH if not name.endswith("/read")}
     assert tutorials.items() <= built.items()
