@@ -17,9 +17,8 @@ Decoder/Layer02, G, loss, training. Any part of the graph can be changed: edit t
 put your own tensors into a Network. The functions for training, evaluation and TensorBoard take it.
 
 Losses are reported per 100 images, the tutorial's minibatch: the sum over all minibatches, times
-100, divided by the number of images. So a loss that is a sum over the minibatch, as the tutorial's
-is, can be compared between batch sizes. A loss that is a mean is reported unchanged if batch_size
-is 100 and the number of images is a multiple of it.
+100, divided by the number of images. So a loss that is a sum over the minibatch can be compared
+between batch sizes. A loss that is a mean is reported unchanged if batch_size is 100.
 
 As a script: python autoencoder.py --help. beyond/ has what the tutorial leaves out.
 """
@@ -104,7 +103,6 @@ def require(condition, message):
 
 # ---- Hyperparameters -----------------------------------------------------------------------------
 
-# What the hyperparameters that are names can be.
 ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "linear": tf.identity}
 INITIALIZERS = {
     "normal": tf.truncated_normal_initializer(stddev=0.1),
@@ -513,11 +511,10 @@ def device():
 def print_line(text, is_progress=False):
     """Prints a line. If `is_progress`, the next text is printed over this one, and nothing is printed
     unless the output is a terminal or a notebook, nor more than five times a second."""
-    interactive = is_interactive(sys.stdout)
-    start = "\r" if interactive else ""
+    start = "\r" if is_interactive(sys.stdout) else ""
     if not is_progress:
         print(start + text, flush=True)
-    elif interactive and time.monotonic() > print_line.next_progress:
+    elif start and time.monotonic() > print_line.next_progress:
         print_line.next_progress = time.monotonic() + 0.2
         print(start + text, end="", flush=True)
 
@@ -552,8 +549,7 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
     faster. If you have changed feed_loop, pass loop=feed_loop.
     on_epoch: a function that is called with each Epoch. An exception that it raises stops training.
     show: what is called in place of print_line.
-    Raises AutoEncoderError if the network, the data and the checkpoint do not fit together, and Diverged
-    if the loss is not finite.
+    Raises AutoEncoderError if network, data and checkpoint do not fit together, or the loss is not finite.
     """
     check_before_training(net, data, logdir, resume)
     history = restore(sess, net, data, logdir) if resume else []
@@ -566,7 +562,7 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
     if len(history) == net.hp.epoch_n:
         return history
     if not history and net.hp.schedule != "constant":
-        # So that the schedule starts, also in a session that has been used for training before.
+        # The schedule starts, also in a session that has been used for training before.
         sess.run(tf.train.get_or_create_global_step(net.X.graph).initializer)
     loop = loop or compile_loop(sess, net, show)
     with recorder(sess, net, data, logdir, len(history), show) as record:
@@ -624,19 +620,17 @@ def evaluate(sess, net, images):
     check_number(net, len(images), "evaluated")
     score, Z = validate(sess, net, images)
     batches = run_batches(sess, net.G, net.X, images, net.hp.batch_size)
-    squared_error = sum(float(np.square(G - X).sum()) for X, G in batches)
+    mse = sum(float(np.square(G - X).sum()) for X, G in batches) / images.size
     live = int(np.any(Z != 0, axis=0).sum())
-    return Evaluation(score, squared_error / images.size, live, Z.shape[1])
+    return Evaluation(score, mse, live, Z.shape[1])
 
 
 def validate(sess, net, images):
     """Returns the loss per 100 images, and Z (n, Z_n), of images (n, X_n)."""
     # In minibatches of batch_size, so that a loss that is a mean is reported as in training.
-    losses, codes = [], []
-    for _, (loss, Z) in run_batches(sess, [net.loss, net.Z], net.X, images, net.hp.batch_size):
-        losses.append(float(loss))
-        codes.append(Z)
-    return REPORTED_IMAGES * sum(losses) / len(images), np.concatenate(codes)
+    results = run_batches(sess, [net.loss, net.Z], net.X, images, net.hp.batch_size)
+    losses, codes = zip(*[result for _, result in results])
+    return REPORTED_IMAGES * sum(map(float, losses)) / len(images), np.concatenate(codes)
 
 
 def run_batches(sess, fetches, placeholder, rows, batch_size):
@@ -673,8 +667,7 @@ def plot_images(rows, figure=None, cmap=None):
     matplotlib's own, as the tutorial does. Returns a Figure."""
     columns = max(map(len, rows.values()))
     if figure is None:
-        longest_name = max(map(len, rows))
-        size = 0.9 * columns + 0.15 * longest_name, 0.95 * len(rows)
+        size = 0.9 * columns + 0.15 * max(map(len, rows)), 0.95 * len(rows)
         figure = Figure(figsize=size, dpi=80, layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for (name, images), axes_row in zip(rows.items(), grid):
@@ -719,8 +712,7 @@ def variables_of(fetches):
 def check_before_training(net, data, logdir, resume):
     """Raises AutoEncoderError if `train` could not do what it is asked, as far as can be seen."""
     hp, X, n = net.hp, net.X, data.train.num_examples
-    hint = "train in a tf.Session, not in a MonitoredTrainingSession"
-    require(not X.graph.finalized, f"the graph is finalized, so nothing can be added to it: {hint}")
+    require(not X.graph.finalized, "the graph is finalized: use tf.Session, not a MonitoredSession")
     is_placeholder = X.op.type.startswith("Placeholder") and X.dtype.is_floating
     require(is_placeholder, f"X must be a placeholder of floats, not {X.name}, {X.dtype.name}")
     image = [None, hp.X_n]
@@ -771,7 +763,6 @@ def compile_loop(sess, net, show=print_line):
     A session call for each minibatch costs time. The compiled loop makes up to 55 steps per call.
     For that, _loop_graph copies the training step, from X to loss and opt, into the body of a
     tf.while_loop, on the same variables. Only rounding differs.
-
     Returns feed_loop itself, and shows why, if XLA cannot compile the graph or would compute something
     else; or if the graph has convolutions, which XLA makes slow on a CPU.
     """
@@ -928,14 +919,12 @@ def recorder(sess, net, data, logdir, epochs, show=print_line):
 
 def save(sess, saver, run_info, history, folder):
     """Saves a checkpoint of the last epoch in `history`, and then deletes the one before."""
-    # run.json comes first, and each file has a temporary name at first. So after a kill, run.json may be
-    # one epoch ahead of the checkpoint. Then `read_run` leaves that epoch out.
+    # run.json comes first. If the process is killed then, `read_run` leaves its last epoch out.
     temporary = folder / "run.json.tmp"
     temporary.write_text(json.dumps(run_info | {"history": history}))
     temporary.replace(folder / "run.json")
     with writing(folder):
-        prefix = str(folder / "epoch")
-        saver.save(sess, prefix, global_step=len(history), write_meta_graph=False)
+        saver.save(sess, str(folder / "epoch"), len(history), write_meta_graph=False)
 
 
 @contextlib.contextmanager
@@ -1017,8 +1006,7 @@ def graph_checksum(net):
         node.ClearField("device")
         for name, attr in [*node.attr.items()]:
             # TensorFlow numbers these by what the process has built before.
-            is_function = attr.HasField("func") or attr.list.func
-            if is_function or name in ("_gradient_op_type", "token"):
+            if name in ("_gradient_op_type", "token") or attr.HasField("func") or attr.list.func:
                 del node.attr[name]
         checksum = zlib.crc32(node.SerializeToString(deterministic=True), checksum)
     return checksum
@@ -1044,12 +1032,12 @@ HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # left out of the Graphs
 
 def open_writers(net, data, logdir, epochs, trace):
     """Opens event files, and writes graph, trace and hyperparameters. Returns {name: FileWriter}."""
-    step = epochs + 1 if epochs else None
-    writers = {name: summary_writer(Path(logdir, name), step) for name in ("train", "validation")}
+    parts = ("train", "validation")
+    writers = {name: summary_writer(Path(logdir, name), epochs + 1) for name in parts}
     # TensorBoard keeps the first hyperparameters that it finds, but epoch_n may have changed.
     for path in Path(logdir).glob(EVENTS):
         path.unlink()
-    writers["run"] = summary_writer(logdir)
+    writers["run"] = summary_writer(logdir, 0)
     graph_def = net.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
     writers["train"].add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
@@ -1109,13 +1097,12 @@ def trace_step(sess, net, images, show):
     return metadata
 
 
-def summary_writer(folder, step=None):
+def summary_writer(folder, step):
     """Returns a tf.summary.FileWriter. TensorBoard discards what earlier files have from `step` on."""
     suffix = f".{time.time_ns()}.autoencoder"  # TensorFlow's own timestamp has only seconds
     with writing(folder):
         writer = tf.summary.FileWriter(str(folder), filename_suffix=suffix)
-    if step is not None:
-        writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
+    writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
     return writer
 
 
@@ -1174,10 +1161,8 @@ def write_test(sess, net, test, evaluation, logdir):
     X = test.images[: columns**2]
     Z, G = run_images(sess, net, [net.Z, net.G], X)
     errors = np.square(G - X).sum(axis=1) / 2
-    if test.labels is None:
-        name, column = "image", np.arange(len(X))
-    else:
-        name, column = "label", as_integers(test.labels)[: len(X)]
+    name = "image" if test.labels is None else "label"
+    column = np.arange(len(X)) if test.labels is None else as_integers(test.labels)[: len(X)]
     table = np.stack([column, errors], axis=1)
     header = f"{name}\terror"
     np.savetxt(folder / "labels.tsv", table, ["%d", "%.5g"], "\t", header=header, comments="")
@@ -1261,8 +1246,7 @@ def run_command(command, parser, hint=""):
     """Runs command(args). Returns the exit status: 0; 2 after an error that the user can correct,
     whose text is printed on one line; 130 after Ctrl-C, with the hint."""
     sys.stdout.reconfigure(errors="backslashreplace")  # of characters that it cannot print
-    # The thread of tf.summary.FileWriter logs an error and prints a traceback if the disk is full.
-    # FileWriter raises the same error here.
+    # If the disk is full, tf.summary.FileWriter raises an error here, and its thread prints it, too.
     tf.logging.set_verbosity(tf.logging.FATAL)
     threading.excepthook = lambda args: None
     try:
