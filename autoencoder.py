@@ -18,7 +18,7 @@ put your own tensors into a Network. The functions for training, evaluation and 
 
 Losses are reported per 100 images, the tutorial's minibatch: the sum over all minibatches, times
 100, divided by the number of images. So a loss that is a sum over the minibatch can be compared
-between batch sizes. A loss that is a mean is reported unchanged if batch_size is 100.
+between batch sizes. A loss that is a mean is unchanged if batch_size is 100 and divides that number.
 
 As a script: python autoencoder.py --help. beyond/ has what the tutorial leaves out.
 """
@@ -53,8 +53,8 @@ LOG_LEVEL = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @contextlib.contextmanager
 def muted_stderr():
-    """Silences stderr while TensorFlow is imported, which logs a few lines whatever the level is. If it
-    aborts the process, as on a processor that it was not built for, faulthandler says where."""
+    """Silences stderr, for the import of TensorFlow, which logs a few lines at any level. If TensorFlow
+    aborts the process, as on a processor that it does not support, faulthandler says where."""
     stderr = os.dup(2)
     is_enabled = faulthandler.is_enabled()
     if not is_enabled:
@@ -79,7 +79,7 @@ tf.disable_eager_execution()  # graphs and sessions, as in TensorFlow 1
 tf.logging.set_verbosity(tf.logging.ERROR)
 
 # Without this flag, the loop of compile_loop (below) copies most of the weights in each step. XLA
-# reads it when it first compiles, and aborts if it does not know a flag, as may be in other versions.
+# reads it when it first compiles, and aborts if it does not know a flag, as in other versions.
 if tf.__version__.startswith("2.21."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=true")
 
@@ -182,9 +182,8 @@ RECIPES = {
 
 # ---- Input data ----------------------------------------------------------------------------------
 
-IDX_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
-IDX_FILES += ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
-NO_FAKE_DATA = "there is no fake_data: pass one_hot and shuffle by their names"
+IDX_FILES = [f"{a}-{b}-ubyte" for a in ("train", "t10k") for b in ("images-idx3", "labels-idx1")]
+NO_FAKE_DATA = "fake_data is not supported; one_hot and shuffle come after it"
 
 
 class DataSet:
@@ -296,7 +295,7 @@ def make_data_set(images, labels, name):
     shape, kind = images.shape, images.dtype.kind
     is_valid = images.ndim in (2, 3) and images.size > 0
     require(is_valid, f"{name} must be (n, height, width) or (n, X_n), not {shape}")
-    # Only X_n is passed on, from which as_2d could not find another height and width.
+    # as_2d sees only X_n, from which it could not find another height and width.
     is_square = images.ndim == 2 or shape[1] == shape[2]
     require(is_square, f"{name} must be square, not {shape[1]} x {shape[-1]}")
     expected = "integers from 0 to 255 or floats from 0 to 1"
@@ -305,7 +304,7 @@ def make_data_set(images, labels, name):
     in_range = 0 <= low <= high <= (255 if kind in "iu" else 1)
     require(in_range, f"{name} must be {expected}, not {images.dtype} from {low} to {high}")
     if kind in "iu":
-        require(high != 1, f"{name} are integers 0 and 1: convert them to booleans")
+        require(high != 1, f"{name} are only 0 and 1: convert them to booleans")
         # float32(1 / 255) rounds as TensorFlow 1's reader did.
         images = np.multiply(images, np.float32(1 / 255), dtype=np.float32)
     images = images.reshape(len(images), -1).astype(np.float32, copy=False)
@@ -330,7 +329,7 @@ def _read_npz(path):
 def _read_idx(folder):
     hint = f"MNIST is in {DATA_DIR}; for pictures, see python -m beyond.pictures"
     if folder == DATA_DIR:
-        hint = "git checkout MNIST_data"
+        hint = "run git checkout MNIST_data"
     arrays = []
     for name in IDX_FILES:
         found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
@@ -367,11 +366,11 @@ def as_2d(images):
 class Network(NamedTuple):
     """A network to train: what build returns, or tensors of your own.
 
-    `train` runs opt and loss, and feeds images to X and `training_feed`, nothing else. Z and G are shown
-    and evaluated, with X alone fed. So any other placeholder that they need must be a
-    tf.placeholder_with_default. For example, keep_prob = tf.placeholder_with_default(1.0, []) in
-    dropout and training_feed={keep_prob: 0.5} drop units in training only. Where X, Z or G take a fixed
-    number of images, batch_size must be that, and each number of images a multiple of it.
+    `train` runs opt and loss, and feeds only X and `training_feed`. Evaluation runs loss, Z and G, and
+    feeds only X. So any other placeholder must be a tf.placeholder_with_default. For example,
+    keep_prob = tf.placeholder_with_default(1.0, []) in dropout and training_feed={keep_prob: 0.5} drop
+    units in training only. If X, Z or G have a fixed number of images, batch_size must be equal to it,
+    and the number of images a multiple of it. check_before_training says what else is needed.
 
     The network consists of the operations that loss, opt, Z and G need, and their variables. Others in
     the tf.Graph are neither saved nor restored.
@@ -427,7 +426,7 @@ def layer(x, n, activation, scope, hp, bias=0.0):
     if hp.init == "normal":
         biases = tf.truncated_normal_initializer(bias, stddev=0.1)
     with tf.name_scope(scope):
-        # Resource variables also after tf.disable_v2_behavior(), because compile_loop needs them.
+        # compile_loop needs resource variables, also after tf.disable_v2_behavior().
         w = tf.Variable(weights([x.shape[1], n]), name="w", use_resource=True)
         b = tf.Variable(biases([n]), name="b", use_resource=True)
         return activation(tf.matmul(x, w) + b)
@@ -454,8 +453,8 @@ def training(loss, hp):
 
 
 def learning_rate(hp):
-    """Returns the learning rate and the global step, if there is one. A rate that decays needs it, and is
-    0 after the last step of the last epoch."""
+    """Returns the learning rate, and the global step, or None if there is none. A rate that decays makes
+    the step and a summary, and is 0 after the last step of the last epoch."""
     if hp.schedule == "constant":
         return hp.learning_rate, tf.train.get_global_step()
     step = tf.train.get_or_create_global_step()
@@ -500,7 +499,7 @@ def device():
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unnamed")
         return f"GPU, {name}"
     n = os.cpu_count()
-    if hasattr(os, "sched_getaffinity"):  # it may be that this process may use fewer
+    if hasattr(os, "sched_getaffinity"):  # this process may be limited to fewer
         n = len(os.sched_getaffinity(0))
     return f"CPU, {n} core{'' if n == 1 else 's'}"
 
@@ -541,9 +540,9 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
     logdir: folder for a checkpoint and TensorBoard summaries after each epoch. Without resume, the
     first epoch replaces an earlier run there.
     resume: continue from the last checkpoint in logdir, if there is one. The final weights are the
-    same as without the interruption, unless the graph draws random numbers. Hyperparameters and
-    training_feed must be as at the start of the run, except that epoch_n may be larger if the schedule
-    is constant.
+    same as without the interruption, unless the graph draws random numbers. Graph, images,
+    hyperparameters and training_feed must be as at the start of the run, except that epoch_n may be
+    larger if the schedule is constant.
     loop: a function (sess, net, images, epoch, show) that trains for one epoch and returns the loss per
     100 images. The default is compile_loop(sess, net), which computes the same as feed_loop, and
     faster. If you have changed feed_loop, pass loop=feed_loop.
@@ -562,17 +561,17 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
     if len(history) == net.hp.epoch_n:
         return history
     if not history and net.hp.schedule != "constant":
-        # The schedule starts, also in a session that has been used for training before.
+        # Restarts the schedule, if this session has trained before.
         sess.run(tf.train.get_or_create_global_step(net.X.graph).initializer)
     loop = loop or compile_loop(sess, net, show)
     with recorder(sess, net, data, logdir, len(history), show) as record:
         for epoch in range(len(history) + 1, net.hp.epoch_n + 1):
             loss = float(loop(sess, net, data.train.images, epoch, show))
-            validation_loss, Z = validate(sess, net, data.validation.images)
+            validation_loss, Z = loss_and_Z(sess, net, data.validation.images)
             show(f"epoch: {epoch}, loss: {loss:.3f}, validation loss: {validation_loss:.3f}")
             if not math.isfinite(loss + validation_loss):
                 raise Diverged("the loss is not finite: try a smaller learning_rate")
-            live = int(np.any(Z != 0, axis=0).sum())
+            live = int(Z.any(axis=0).sum())
             history.append(Epoch(epoch, loss, validation_loss, live))
             record(history, Z)
             if on_epoch:
@@ -589,8 +588,8 @@ def feed_loop(sess, net, images, epoch, show=print_line):
         batch = images[order[start : start + net.hp.batch_size]]
         loss, _ = sess.run([net.loss, net.opt], feed_dict={net.X: batch, **net.training_feed})
         total += float(loss)
-        mean = REPORTED_IMAGES * total / (start + len(batch))
-        show(f"epoch: {epoch}, loss: {mean:<10.3f}", is_progress=True)
+        so_far = REPORTED_IMAGES * total / (start + len(batch))
+        show(f"epoch: {epoch}, loss: {so_far:<10.3f}", is_progress=True)
     return REPORTED_IMAGES * total / len(images)
 
 
@@ -617,32 +616,32 @@ class Evaluation(NamedTuple):
 
 def evaluate(sess, net, images):
     """Evaluates the network on images (n, X_n). Returns an Evaluation."""
-    check_number(net, len(images), "evaluated")
-    score, Z = validate(sess, net, images)
+    check_image_count(net, len(images), "evaluated")
+    score, Z = loss_and_Z(sess, net, images)
     batches = run_batches(sess, net.G, net.X, images, net.hp.batch_size)
     mse = sum(float(np.square(G - X).sum()) for X, G in batches) / images.size
-    live = int(np.any(Z != 0, axis=0).sum())
+    live = int(Z.any(axis=0).sum())
     return Evaluation(score, mse, live, Z.shape[1])
 
 
-def validate(sess, net, images):
+def loss_and_Z(sess, net, images):
     """Returns the loss per 100 images, and Z (n, Z_n), of images (n, X_n)."""
     # In minibatches of batch_size, so that a loss that is a mean is reported as in training.
-    results = run_batches(sess, [net.loss, net.Z], net.X, images, net.hp.batch_size)
-    losses, codes = zip(*[result for _, result in results])
-    return REPORTED_IMAGES * sum(map(float, losses)) / len(images), np.concatenate(codes)
+    batches = run_batches(sess, [net.loss, net.Z], net.X, images, net.hp.batch_size)
+    losses, Z = zip(*[results for _, results in batches])
+    return REPORTED_IMAGES * sum(map(float, losses)) / len(images), np.concatenate(Z)
 
 
 def run_batches(sess, fetches, placeholder, rows, batch_size):
-    """Feeds rows to a placeholder, batch_size at a time. Yields those of a batch, and their results."""
+    """Feeds rows to a placeholder, batch_size at a time. Yields each batch and its results."""
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         yield batch, sess.run(fetches, {placeholder: batch})
 
 
 def run_images(sess, net, fetches, images):
-    """Returns what the network computes from images (n, X_n), arrays (n, ...), in minibatches of
-    batch_size. The last one is filled up, because the network may take no other number."""
+    """Runs fetches on images (n, X_n) in minibatches of batch_size. Returns arrays (n, ...). The last
+    minibatch is filled up, because the network may take no other number."""
     n, batch_size = len(images), net.hp.batch_size
     filled = np.resize(images, (batch_size * math.ceil(n / batch_size), net.hp.X_n))
     results = [result for _, result in run_batches(sess, fetches, net.X, filled, batch_size)]
@@ -687,7 +686,7 @@ def first_of_each(labels):
     return np.unique(as_integers(labels), return_index=True)[1][:10]
 
 
-# ---- Below, what the tutorial does not have. First, what a graph needs ---------------------------
+# ---- Not in the tutorial, from here on: what a graph needs, and checks ---------------------------
 
 
 def ancestors(fetches):
@@ -713,8 +712,8 @@ def check_before_training(net, data, logdir, resume):
     """Raises AutoEncoderError if `train` could not do what it is asked, as far as can be seen."""
     hp, X, n = net.hp, net.X, data.train.num_examples
     require(not X.graph.finalized, "the graph is finalized: use tf.Session, not a MonitoredSession")
-    is_placeholder = X.op.type.startswith("Placeholder") and X.dtype.is_floating
-    require(is_placeholder, f"X must be a placeholder of floats, not {X.name}, {X.dtype.name}")
+    is_valid = X.op.type.startswith("Placeholder") and X.dtype.is_floating
+    require(is_valid, f"X must be a placeholder of floats, not {X.name}, {X.dtype.name}")
     image = [None, hp.X_n]
     for name, shape in {"X": image, "Z": [None, None], "G": image, "loss": []}.items():
         tensor, wanted = getattr(net, name), tf.TensorShape(shape)
@@ -736,19 +735,19 @@ def check_before_training(net, data, logdir, resume):
         require(shape[1:] == (hp.X_n,), f"X_n is {hp.X_n}, but the {name} images are {shape}")
         require(dtype.kind == "f", f"{name} images must be floats from 0 to 1, not {dtype}")
         require(shape[0] > 0, f"there are no {name} images")
-        check_number(net, shape[0], name)
+        check_image_count(net, shape[0], name)
     has_train_n = hp.schedule == "constant" or hp.train_n == n
     require(has_train_n, f"the schedule needs train_n: it is {hp.train_n}, not {n}")
     require(logdir or not resume, "resume needs the logdir of the run")
-    # TensorFlow's checkpoint functions take these for a pattern.
-    special = set("[" if os.sep == "\\" else "[\\") & set(str(logdir))
+    # In the path of a checkpoint, TensorFlow reads these as a pattern.
+    special = ({"[", "\\"} - {os.sep}) & set(str(logdir))
     require(not special, f"{logdir}: TensorFlow opens no checkpoints in a path with [ or \\")
 
 
-def check_number(net, n, name):
+def check_image_count(net, n, name):
     """Raises AutoEncoderError if the network cannot take n images, called `name`, in minibatches."""
     for tensor in (net.X, net.Z, net.G):
-        fixed = tensor.shape.with_rank_at_least(1)[0]
+        fixed = tf.dimension_value(tensor.shape.with_rank_at_least(1)[0])
         is_valid = fixed is None or (fixed == net.hp.batch_size and n % fixed == 0)
         rule = f"batch_size must be {fixed}, and the number of {name} images, {n}, a multiple of it"
         require(is_valid, f"{tensor.name} takes {fixed} images at a time: {rule}")
@@ -771,21 +770,21 @@ def compile_loop(sess, net, show=print_line):
     # because a call copies its images.
     steps_per_call = min(55, max(1, 2**25 // (batch_size * net.hp.X_n)))
 
-    def call(sess, images, steps):
+    def call(images, steps):  # by what _loop_graph returns, below
         feed = {feed_phs[tensor]: value for tensor, value in net.training_feed.items()}
         return float(sess.run(loss_sum, {images_ph: images, steps_ph: steps, **feed}))
 
     try:
-        # A name that ends in / is this scope itself, also the second time, and not compiled_1.
+        # The final / enters the same scope also the second time, instead of compiled_1.
         with net.X.graph.as_default(), tf.name_scope("compiled/"):
             images_ph, steps_ph, feed_phs, loss_sum = _loop_graph(net)
         # XLA compiles in the first call, or fails.
-        call(sess, np.zeros((steps_per_call * batch_size, net.hp.X_n), np.float32), steps=0)
+        call(np.zeros((steps_per_call * batch_size, net.hp.X_n), np.float32), steps=0)
     except (AutoEncoderError, tf.errors.OpError, ValueError, TypeError) as e:
         show(f"training with feed_loop, without XLA: {first_line(e):.200}")
         return feed_loop
 
-    def compiled_loop(sess, _, images, epoch, show=print_line):
+    def compiled_loop(_sess, _net, images, epoch, show=print_line):
         order = shuffled(net.hp.seed, epoch, len(images))
         total = 0.0
         full = len(images) // batch_size  # the last minibatch may be smaller
@@ -794,9 +793,9 @@ def compile_loop(sess, net, show=print_line):
             rows = order[first * batch_size : last * batch_size]
             # np.resize repeats rows to a constant length: XLA would compile again for another.
             rows = np.resize(rows, steps_per_call * batch_size)
-            total += call(sess, images[rows], steps=last - first)
-            mean = REPORTED_IMAGES * total / (last * batch_size)
-            show(f"epoch: {epoch}, loss: {mean:<10.3f}", is_progress=True)
+            total += call(images[rows], steps=last - first)
+            so_far = REPORTED_IMAGES * total / (last * batch_size)
+            show(f"epoch: {epoch}, loss: {so_far:<10.3f}", is_progress=True)
         rest = images[order[full * batch_size :]]
         if len(rest):
             loss, _ = sess.run([net.loss, net.opt], {net.X: rest, **net.training_feed})
@@ -806,7 +805,7 @@ def compile_loop(sess, net, show=print_line):
     return compiled_loop
 
 
-# XLA leaves out the first two, and makes other floats from the same seed, but the same integers.
+# XLA leaves out the first two, and draws other random floats. Those after ?! draw none.
 DIFFERENT_IN_XLA = re.compile("Assert|CheckNumerics|Stateless(?!.*(Int|Get|If|Case|While)).*")
 
 
@@ -819,10 +818,10 @@ def _loop_graph(net):
         nodes += function.node_def
     for node in nodes:
         # All operations whose seed is an attribute have seed2. XLA ignores it.
-        if "seed2" in node.attr or DIFFERENT_IN_XLA.fullmatch(node.op):
-            raise ValueError(f"XLA leaves out or changes the operation {node.op}")
-        if "Conv" in node.op and not tf.config.list_physical_devices("GPU"):
-            raise ValueError("its convolutions are slow on a CPU")
+        is_different = "seed2" in node.attr or DIFFERENT_IN_XLA.fullmatch(node.op)
+        require(not is_different, f"it leaves out or changes the operation {node.op}")
+        is_slow = "Conv" in node.op and not tf.config.list_physical_devices("GPU")
+        require(not is_slow, "its convolutions are slow on a CPU")
     names = {f"{node.name}:0" for node in step_def.node}
     has_handles = all(hasattr(variable, "handle") for variable in net.variables)
     require(has_handles, "call tf.enable_resource_variables() before the graph is built")
@@ -830,15 +829,16 @@ def _loop_graph(net):
     images_ph = tf.placeholder(tf.float32, [None, hp.X_n])
     steps_ph = tf.placeholder(tf.int32, [])
     feed_phs = {t: tf.placeholder(t.dtype, np.shape(v)) for t, v in net.training_feed.items()}
-    opt_names = [getattr(fetch, "op", fetch).name for fetch in tf.nest.flatten(net.opt)]
+    opt = [getattr(fetch, "op", fetch).name for fetch in tf.nest.flatten(net.opt)]
+    outputs = [net.loss.name, *opt]
 
     def loop(images, steps, feed):
         def step(k, total):
             X = tf.slice(images, [k * hp.batch_size, 0], [hp.batch_size, hp.X_n])
-            inputs = variables | feed | {net.X.name: tf.cast(X, net.X.dtype)}
+            fed = variables | feed | {net.X.name: tf.cast(X, net.X.dtype)}
             # tf.identity makes a tensor of the loop's own graph.
-            inputs = {name: tf.identity(value) for name, value in inputs.items() if name in names}
-            loss, *opt = tf.import_graph_def(step_def, inputs, [net.loss.name, *opt_names], name="")
+            input_map = {name: tf.identity(value) for name, value in fed.items() if name in names}
+            loss, *opt = tf.import_graph_def(step_def, input_map, outputs, name="")
             with tf.control_dependencies(opt):
                 return k + 1, total + loss
 
@@ -865,8 +865,8 @@ def subgraph(fetches):
 
 # ---- Checkpoints ---------------------------------------------------------------------------------
 
-# What a run leaves in its logdir. Without the first there is no run. TensorFlow leaves .tempstate if it
-# is killed. The file checkpoint is neither used nor deleted: another Saver may have written it.
+# What a run leaves in its logdir. The first is deleted first: without it there is no run. TensorFlow
+# leaves .tempstate if it is killed. Its file named checkpoint stays: it may name another Saver's.
 EVENTS = "events.*.autoencoder"
 RUN_FILES = ["checkpoints/run.json", "checkpoints/epoch-[0-9]*.index"]
 RUN_FILES += ["checkpoints/epoch-[0-9]*.data-?????-of-?????", "checkpoints/epoch-[0-9]*.tempstate*"]
@@ -881,9 +881,9 @@ def run_files(logdir):
 
 @contextlib.contextmanager
 def recorder(sess, net, data, logdir, epochs, show=print_line):
-    """Yields a function that, given the history, and Z of the validation images, writes the summaries of
-    the last epoch and saves a checkpoint. Without logdir, that function does nothing. epochs: how many
-    there were before. If 0, the first epoch replaces an earlier run."""
+    """Yields record(history, Z), which writes the summaries of the last epoch and saves a checkpoint; or
+    does nothing, without logdir. Z: of the validation images. epochs: how many are recorded already. If
+    0, the first call replaces an earlier run."""
     if not logdir:
         yield lambda history, Z: None
         return
@@ -901,7 +901,7 @@ def recorder(sess, net, data, logdir, epochs, show=print_line):
     def record(history, Z):
         # What may fail comes before an earlier run is deleted.
         summaries = epoch_summaries(sess, net, data, fetches, history[-1], Z)
-        if not writers:
+        if not writers:  # this is the first call
             trace = trace_step(sess, net, data.train.images, show)
             for path in [] if epochs else run_files(logdir):
                 path.unlink()
@@ -979,11 +979,11 @@ def read_run(logdir):
         info = json.loads(path.read_text())
         hp = HParams(**{field.name: info[field.name] for field in dataclasses.fields(HParams)})
         history = [Epoch(*epoch) for epoch in info["history"]]
-        info["training_feed"]  # which earlier versions did not write
     except KeyError as e:
         raise AutoEncoderError(f"{path} has no {e}: another version wrote it") from None
     except (ValueError, TypeError, AutoEncoderError) as e:
         raise AutoEncoderError(f"{path} is damaged: {e}") from None
+    require("training_feed" in info, f"{path} has no training_feed: another version wrote it")
     for epoch in (len(history), len(history) - 1):  # see save
         checkpoint = path.with_name(f"epoch-{epoch}")
         if checkpoint.with_suffix(".index").exists():
@@ -1005,7 +1005,7 @@ def graph_checksum(net):
     for node in subgraph([net.loss, net.opt, net.Z, net.G]).node:
         node.ClearField("device")
         for name, attr in [*node.attr.items()]:
-            # TensorFlow numbers these by what the process has built before.
+            # These have numbers that depend on what the process has built before.
             if name in ("_gradient_op_type", "token") or attr.HasField("func") or attr.list.func:
                 del node.attr[name]
         checksum = zlib.crc32(node.SerializeToString(deterministic=True), checksum)
@@ -1034,17 +1034,17 @@ def open_writers(net, data, logdir, epochs, trace):
     """Opens event files, and writes graph, trace and hyperparameters. Returns {name: FileWriter}."""
     parts = ("train", "validation")
     writers = {name: summary_writer(Path(logdir, name), epochs + 1) for name in parts}
-    # TensorBoard keeps the first hyperparameters that it finds, but epoch_n may have changed.
+    # After a resume, TensorBoard would show the old hyperparameters, but epoch_n may have changed.
     for path in Path(logdir).glob(EVENTS):
         path.unlink()
-    writers["run"] = summary_writer(logdir, 0)
+    with summary_writer(logdir, 0) as writer:
+        start = session_start_pb(dataclasses.asdict(net.hp))
+        add(writer, 0, start, text_pb("run", about_run(data)))
     graph_def = net.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
     writers["train"].add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
     if trace:
         writers["train"].add_run_metadata(trace, "one step of training")
-    start = session_start_pb(dataclasses.asdict(net.hp))
-    add(writers["run"], 0, start, text_pb("run", about_run(data)))
     return writers
 
 
@@ -1079,8 +1079,8 @@ def own_summaries(net):
 
 
 def trace_step(sess, net, images, show):
-    """Makes a step of training, and takes it back. Returns tf.RunMetadata: time and memory of each
-    operation, for TensorBoard's Graphs tab. If they cannot be had, returns None and shows why."""
+    """Runs two steps of training and undoes them. Returns tf.RunMetadata: time and memory of each
+    operation, for TensorBoard's Graphs tab. If tracing fails, returns None and shows why."""
     feed = {net.X: images[: net.hp.batch_size], **net.training_feed}
     metadata = tf.RunMetadata()
     options = tf.RunOptions(trace_level=tf.RunOptions.SOFTWARE_TRACE)
@@ -1122,7 +1122,7 @@ def scalar_summary(tag, value):
 
 def histogram_summary(tag, values):
     """Returns the summary of an array of numbers, in 30 bins. Those that are not finite are left out."""
-    # float64, because float32 may have no 30 edges between the smallest and the largest.
+    # float64, because float32 may lack 30 edges between the smallest and the largest.
     values = np.float64(values[np.isfinite(values)])
     counts, edges = np.histogram(values, 30)
     sums = {"num": values.size, "sum": values.sum(), "sum_squares": np.square(values).sum()}
@@ -1151,19 +1151,19 @@ def about_run(data):
 
 
 def write_test(sess, net, test, evaluation, logdir):
-    """Writes to logdir/test the loss of the test images, a DataSet, by its Evaluation; and up to 10,000
-    of them for TensorBoard's Projector."""
+    """Writes the loss in `evaluation` to logdir/test; and up to 10,000 images of `test`, a DataSet, for
+    TensorBoard's Projector."""
     folder = Path(logdir, "test")
     with summary_writer(folder, net.hp.epoch_n) as writer:
         add(writer, net.hp.epoch_n, scalar_summary(LOSS_TAG, evaluation.score))
     # Browsers take pictures of at most 8192 x 8192 pixels.
-    columns = min(100, 8192 // max(as_2d(test.images).shape[1:]))
-    X = test.images[: columns**2]
+    most = min(100, 8192 // max(as_2d(test.images).shape[1:]))
+    X = test.images[: most**2]
     Z, G = run_images(sess, net, [net.Z, net.G], X)
     errors = np.square(G - X).sum(axis=1) / 2
     name = "image" if test.labels is None else "label"
-    column = np.arange(len(X)) if test.labels is None else as_integers(test.labels)[: len(X)]
-    table = np.stack([column, errors], axis=1)
+    labels = np.arange(len(X)) if test.labels is None else as_integers(test.labels)[: len(X)]
+    table = np.stack([labels, errors], axis=1)
     header = f"{name}\terror"
     np.savetxt(folder / "labels.tsv", table, ["%d", "%.5g"], "\t", header=header, comments="")
     np.savetxt(folder / "Z.tsv", Z, "%.5g", "\t")
@@ -1245,8 +1245,8 @@ def hparams_from_args(args, data):
 def run_command(command, parser, hint=""):
     """Runs command(args). Returns the exit status: 0; 2 after an error that the user can correct,
     whose text is printed on one line; 130 after Ctrl-C, with the hint."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # of characters that it cannot print
-    # If the disk is full, tf.summary.FileWriter raises an error here, and its thread prints it, too.
+    sys.stdout.reconfigure(errors="backslashreplace")  # for characters that it cannot print
+    # If the disk is full, tf.summary.FileWriter raises an error, and its thread prints it as well.
     tf.logging.set_verbosity(tf.logging.FATAL)
     threading.excepthook = lambda args: None
     try:
@@ -1280,7 +1280,7 @@ def main(args):
         print(evaluation)
         write_test(sess, net, data.test, evaluation, args.logdir)
         examples = data.test.subset(slice(1000))
-        G = sess.run(net.G, {net.X: examples.images})
+        G = run_images(sess, net, net.G, examples.images)
         path = args.logdir / "reconstruction.png"
         plot_reconstruction(examples.images, G, examples.labels).savefig(path, dpi=100)
         print(f"images X and reconstructions G: {path}")

@@ -7,19 +7,15 @@ import numpy as np
 import pytest
 
 import autoencoder as ae
-from conftest import ROOT, idx
+from conftest import ROOT
 
-tf = ae.tf
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 NAMES = [f"{part}-{kind}" for part in ("train", "t10k") for kind in KINDS]
 
 
-def unpacked(name):
-    return gzip.decompress((ROOT / "MNIST_data" / f"{name}.gz").read_bytes())
-
-
 def test_split_and_values_are_the_tutorials(mnist):
-    train_images, train_labels, test_images, test_labels = map(unpacked, NAMES)
+    archives = [(ROOT / "MNIST_data" / f"{name}.gz").read_bytes() for name in NAMES]
+    train_images, train_labels, test_images, test_labels = map(gzip.decompress, archives)
     pixels = np.frombuffer(train_images, np.uint8)[16:].reshape(60000, 784)
     assert [part.images.shape for part in mnist] == [(55000, 784), (5000, 784), (10000, 784)]
     test_pixels = np.frombuffer(test_images, np.uint8)[16:].reshape(10000, 784)
@@ -31,23 +27,15 @@ def test_split_and_values_are_the_tutorials(mnist):
     assert bytes(mnist.test.labels) == test_labels[8:]
 
 
-def test_one_hot_labels_and_a_file_without_gzip(small_dir):
-    integers = ae.read_data_sets(small_dir)
+def test_one_hot_labels_height_and_width_and_a_file_without_gzip(small_dir):
+    flat = ae.read_data_sets(small_dir)
     archive = small_dir / f"{NAMES[1]}.gz"
     archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
     archive.unlink()
-    one_hot = ae.read_data_sets(small_dir, one_hot=True)
-    for part, expected in zip(one_hot, integers):
+    data = ae.read_data_sets(small_dir, one_hot=True, reshape=False)
+    for part, expected in zip(data, flat):
         assert np.array_equal(part.labels, expected.labels[:, None] == np.arange(10))
-
-
-def test_images_with_height_and_width_and_a_validation_size(small_dir):
-    flat = ae.read_data_sets(small_dir)
-    data = ae.read_data_sets(small_dir, reshape=False, validation_size=50)
-    assert [part.images.shape[1:] for part in data] == [(4, 4, 1)] * 3
-    assert [part.num_examples for part in data] == [277, 50, 100]
-    assert np.array_equal(data.test.images.reshape(100, 16), flat.test.images)
-    assert ae.read_data_sets(small_dir, validation_size=0).train.num_examples == 327
+        assert np.array_equal(part.images, expected.images.reshape(-1, 4, 4, 1))
 
 
 def test_next_batch_gives_each_image_once_an_epoch():
@@ -72,11 +60,8 @@ def test_arguments_and_results_are_those_of_tensorflow_1(small_dir):
     ]
     orders = []
     for train, validation, test in sets:
-        assert [part.labels.shape for part in (train, validation, test)] == [
-            (277, 10),
-            (50, 10),
-            (100, 10),
-        ]
+        shapes = [part.labels.shape for part in (train, validation, test)]
+        assert shapes == [(277, 10), (50, 10), (100, 10)]
         completed = []
         for _ in range(6):
             images, _ = train.next_batch(138, False)
@@ -84,17 +69,11 @@ def test_arguments_and_results_are_those_of_tensorflow_1(small_dir):
         assert completed == [0, 0, 1, 1, 2, 2]  # by the images 277 and 554 of 828
         orders.append(images.tolist())
     assert orders[0] == orders[1] != orders[2]
-    unknown = "there is no fake_data: pass one_hot"
-    for words, call in (
-        (unknown, lambda: ae.read_data_sets(small_dir, True)),
-        (unknown, lambda: train.next_batch(5, True)),
-        ("as float32, not as tf.uint8", lambda: ae.read_data_sets(small_dir, dtype=tf.uint8)),
-    ):
-        with pytest.raises(ae.AutoEncoderError, match=words):
-            call()
+    with pytest.raises(ae.AutoEncoderError, match="fake_data is not supported"):
+        ae.read_data_sets(small_dir, True)
+    with pytest.raises(ae.AutoEncoderError, match="not as tf.uint8"):
+        ae.read_data_sets(small_dir, dtype=ae.tf.uint8)
 
-
-# ---- Other images --------------------------------------------------------------------------------
 
 RS = np.random.RandomState(0)
 BYTES = RS.randint(0, 256, (47, 4, 4), np.uint8)
@@ -122,37 +101,21 @@ def test_arrays_of_a_npz_file(tmp_path, kind):
     assert data.test.labels is None
 
 
-def test_one_hot_labels_need_labels_from_0_on(tmp_path):
-    path = tmp_path / "set.npz"
-    for labels in ({}, {"y_train": LABELS - 1, "y_test": LABELS}):
-        np.savez(path, x_train=BYTES, x_test=BYTES, **labels)
-        with pytest.raises(ae.AutoEncoderError, match="one_hot needs labels"):
-            ae.read_data_sets(path, one_hot=True)
-
-
 def refusal(path):
     """The message with which read_data_sets refuses a path."""
-    with pytest.raises(ae.AutoEncoderError) as error:
+    with pytest.raises(ae.AutoEncoderError, match=re.escape(str(path))) as error:
         ae.read_data_sets(path)
-    message = str(error.value)
-    assert str(path) in message
-    assert "\n" not in message
-    return message
+    return str(error.value)
 
 
-TRAIN, TEST = "training images", "test images"
 REFUSED_ARRAYS = {
-    "floats to 255": ("x_train", BYTES.astype(np.float32), f"{TRAIN} .* float32 .*0.0 to 255.0"),
-    "NaN": ("x_test", np.full((5, 16), np.nan), f"{TEST} .* float64 .*nan to nan"),
-    "bits as integers": ("x_train", BITS, f"{TRAIN} .*booleans"),
-    "negative": ("x_test", BYTES.astype(int) - 9, f"{TEST} .* int64 .*-9 to 246"),
-    "above 255": ("x_train", 2 * BYTES.astype(int), f"{TRAIN} .* int64 .*0 to 510"),
-    "strings": ("x_train", BYTES.astype(str), f"{TRAIN} .* <U3"),
-    "colour": ("x_train", np.zeros((47, 4, 4, 3)), rf"{TRAIN} .* \(47, 4, 4, 3\)"),
-    "not square": ("x_test", BYTES.reshape(47, 2, 8), f"{TEST} .* 2 x 8"),
+    "floats to 255": ("x_train", BYTES.astype(np.float32), "training images .*0.0 to 255.0"),
+    "NaN": ("x_test", np.full((5, 16), np.nan), "test images .*nan to nan"),
+    "bits as integers": ("x_train", BITS, "training images .*booleans"),
+    "colour": ("x_train", np.zeros((47, 4, 4, 3)), r"training images .* \(47, 4, 4, 3\)"),
+    "not square": ("x_test", BYTES.reshape(47, 2, 8), "test images .* 2 x 8"),
     "other size": ("x_test", BYTES[:, :3, :3], "differ in size"),
-    "too few": ("x_train", BYTES[:11], rf"{TRAIN}: 11 integer labels expected, .* \(47,\)"),
-    "labels as floats": ("y_test", LABELS / 2, rf"{TEST}: 47 integer labels .* float64 \(47,\)"),
+    "too few": ("x_train", BYTES[:11], r"training images: 11 integer labels .* \(47,\)"),
 }
 
 
@@ -167,30 +130,18 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, kind):
 def test_a_npz_file_that_cannot_be_read(tmp_path):
     path = tmp_path / "set.npz"
     assert "No such file" in refusal(path)
-    np.savez(path, x_train=BYTES[:1], x_test=BYTES)
-    assert "validation_size is 1, but there are 1 training images" in refusal(path)
+    np.savez(path, x_train=BYTES, x_test=BYTES)
     path.write_bytes(path.read_bytes()[:900])
     assert "cannot be read" in refusal(path)
 
 
-NOISE = gzip.compress(idx(RS.randint(0, 256, (327, 4, 4), np.uint8)))
-DAMAGED_FILES = {
-    "truncated archive": NOISE[:2000],
-    "corrupt archive": NOISE[:10] + b"\xff" + NOISE[11:],
-    "a web page": b"<html>403 Forbidden</html>",
-    "truncated": gzip.compress(gzip.decompress(NOISE)[:-1]),
-    "not of bytes": gzip.compress(b"\0\0\x0d" + gzip.decompress(NOISE)[3:]),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGED_FILES)
-def test_an_idx_file_that_is_damaged_is_refused(small_dir, kind):
-    (small_dir / f"{NAMES[0]}.gz").write_bytes(DAMAGED_FILES[kind])
-    assert f"{NAMES[0]}.gz cannot be read" in refusal(small_dir)
-
-
-def test_a_missing_file_is_named_with_where_mnist_is(small_dir):
-    (small_dir / f"{NAMES[3]}.gz").unlink()
-    message = refusal(small_dir)
-    assert str(small_dir / NAMES[3]) in message
-    assert str(ROOT / "MNIST_data") in message
+def test_an_idx_file_that_is_damaged_or_missing_is_named(small_dir):
+    path = small_dir / f"{NAMES[0]}.gz"
+    archive = path.read_bytes()
+    corrupt = archive[:-2000] + b"\xff" + archive[-1999:]
+    not_of_bytes = gzip.compress(b"\0\0\x0d" + gzip.decompress(archive)[3:])
+    for damaged in (archive[:2000], corrupt, b"<html>403 Forbidden</html>", not_of_bytes):
+        path.write_bytes(damaged)
+        assert f"{path} cannot be read" in refusal(small_dir)
+    path.unlink()
+    assert str(ROOT / "MNIST_data") in refusal(small_dir)  # where MNIST is

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 
 from beyond import anomaly
 from beyond.common import load_run
@@ -15,14 +14,11 @@ from conftest import typed
 PROGRAM = """
 import numpy as np
 import tensorflow as tf
-
 model = tf.saved_model.load("saved")
 X = tf.constant(np.load("X.npy"))
 Z = model.signatures["encode"](images=X)["Z"]
-found = {"Z": Z, "decoded": model.signatures["decode"](Z=Z)["G"]}
-found |= model.signatures["reconstruct"](images=X) | model.signatures["serving_default"](images=X)
-keras = tf.keras.layers.TFSMLayer("saved", call_endpoint="encode")(X)["Z"]
-np.savez("found.npz", keras=keras, **found)
+found = model.signatures["reconstruct"](images=X) | model.signatures["serving_default"](images=X)
+np.savez("found.npz", Z=Z, decoded=model.signatures["decode"](Z=Z)["G"], **found)
 """
 
 
@@ -34,23 +30,13 @@ def test_another_program_computes_what_the_session_does(model, tmp_path):
         detector = anomaly.make_detector(sess, net, data)
         scores, flag = anomaly.detect(sess, net, X, detector)
     np.save(tmp_path / "X.npy", X)
-    # -I: without the folder of this project
-    subprocess.run([sys.executable, "-I", "-c", PROGRAM], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-I", "-c", PROGRAM], cwd=tmp_path, check=True)  # -I: isolated
     found = np.load(tmp_path / "found.npz")
-    error = ((G.astype(np.float64) - X) ** 2).sum(axis=1) / 2
-    expected = {"Z": Z, "keras": Z, "decoded": G, "G": G, "error": error}
-    expected |= {"score": scores["largest"], "threshold": detector.threshold}
+    expected = {"Z": Z, "decoded": G, "G": G, "error": ((G - X) ** 2).sum(axis=1) / 2}
+    expected |= {"score": scores["largest"], "threshold": detector.threshold, "flag": flag}
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
-    assert np.array_equal(found["flag"], flag)
     assert 0 < flag.sum() < len(flag)
-
-
-@pytest.mark.parametrize("name, phrase", [("", "exists already"), ("digits[1]", "a path with [")])
-def test_outputs_that_are_refused(model, tmp_path, capfd, name, phrase):
-    assert typed("--logdir", model[0], "--output", tmp_path / name, module="export") == 2
-    assert phrase in capfd.readouterr().err
-    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_on_arrays_needs_their_place(model, tmp_path, capfd):

@@ -32,7 +32,6 @@ def test_results_are_numpys(small_hp, small_dir, n, Z_n, components):
         results["autoencoder"] = pca.evaluate_network(sess, net, data)
         Z, G = sess.run([net.Z, net.G], {net.X: X})
         train_Z = sess.run(net.Z, {net.X: train_X})
-        evaluation = ae.evaluate(sess, net, X)
     mean = train_X.mean(axis=0, dtype=np.float64)
     V = np.linalg.svd(train_X - mean, full_matrices=False)[2][:components].T
     codes, train_codes = (X - mean) @ V, (train_X - mean) @ V
@@ -45,9 +44,7 @@ def test_results_are_numpys(small_hp, small_dir, n, Z_n, components):
         squared_error = ((G - X) ** 2).sum()  # of 100 images
         assert found.score == pytest.approx(squared_error / 2, rel=1e-5, abs=1e-6)
         assert found.accuracy == accuracy_by_sorting(codes, test_codes, data)
-    assert results["PCA"].live == components
-    assert results["autoencoder"].live == evaluation.live
-    assert results["autoencoder"].score == pytest.approx(evaluation.score, rel=1e-5)
+        assert found.live == np.any(test_codes != 0, axis=0).sum()
 
 
 def test_command(small_dir, tmp_path, monkeypatch, capfd):
@@ -63,19 +60,9 @@ def test_command(small_dir, tmp_path, monkeypatch, capfd):
         with load_run(logdir / f"Z_n=5,seed={seed}") as (sess, net, _):
             by_seed.append(ae.evaluate(sess, net, data.test.images))
     scores = [evaluation.score for evaluation in by_seed]
-    lives = [str(evaluation.live) for evaluation in by_seed]
     mean, sd = np.mean(scores), np.std(scores, ddof=1)
-    row = ["5", "autoencoder", f"{mean:.1f}", "±", f"{sd:.1f}", *lives]
+    row = f"5 autoencoder {mean:.1f} ± {sd:.1f} {by_seed[0].live} {by_seed[1].live}"
     accuracy = accuracy_by_sorting(data.train.images, data.test.images, data)
-    rows = [line.split() for line in out.splitlines()]
-    assert row in [line[:7] for line in rows]
-    assert ["pixels", f"{accuracy:.2%}"] in rows
-
-
-def test_any_integers_are_labels(small_dir, recwarn):
-    train, _, test = ae.read_data_sets(small_dir)
-    for labels in (9 - train.labels.astype(int) * 10**12, -np.arange(300)):
-        data = ae.DataSets(ae.DataSet(train.images, labels), None, ae.DataSet(test.images, labels))
-        expected = accuracy_by_sorting(train.images, test.images, data)
-        assert pca.knn_accuracy(train.images, test.images, labels, labels[:100]) == expected
-    assert not recwarn.list
+    rows = [" ".join(line.split()[:7]) for line in out.splitlines()]
+    assert row in rows
+    assert f"pixels {accuracy:.2%}" in rows

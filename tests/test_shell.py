@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import autoencoder as ae
-from conftest import ROOT, SMALL, files, score_of, shell, typed
+from conftest import ROOT, SMALL, files, score_of, typed
 
 LEFT = """checkpoints/checkpoint checkpoints/epoch-10.data-00000-of-00001
 checkpoints/epoch-10.index checkpoints/run.json events reconstruction.png test/Z.tsv test/events
@@ -83,8 +83,3 @@ def test_help_names_the_hyperparameters(capfd):
     assert typed("--help") == 0
     flags = set(re.findall(r"--(\w+)", capfd.readouterr().out))
     assert dataclasses.asdict(ae.HParams()).keys() - flags == {"X_n", "train_n"}
-
-
-def test_tensorflows_log_can_be_seen(monkeypatch):
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    assert re.search(r"^I0000 ", shell("--help").stderr, re.MULTILINE)

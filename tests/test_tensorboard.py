@@ -78,11 +78,6 @@ def test_histograms_are_those_of_numpy(run):
             assert found.sum == pytest.approx(array.sum(dtype=np.float64), rel=1e-4)
 
 
-def test_histogram_of_values_that_differ_by_rounding():
-    values = np.float32([1, np.nextafter(np.float32(1), np.float32(2)), 1])
-    assert sum(ae.histogram_summary("b", values).value[0].histo.bucket) == 3
-
-
 def test_image_is_ten_digits_above_their_reconstructions(run):
     images = read(run.logdir / "validation").Images("reconstruction/X above G")
     assert [image.step for image in images] == [1, 2, 3]
@@ -122,15 +117,6 @@ def test_projector_files(run):
     sheet = matplotlib.image.imread(folder / "thumbnails.png")[..., 0]
     images = (1 - sheet).reshape(10, 4, 10, 4).swapaxes(1, 2).reshape(100, 16)
     np.testing.assert_allclose(images, run.data.test.images, atol=1.01 / 255)
-
-
-def test_large_images_are_as_many_as_fit_on_a_sheet_that_browsers_take(tmp_path):
-    part = ae.DataSet(np.random.RandomState(0).rand(5, 4099))  # a prime number: one row of pixels
-    net = ae.build(ae.HParams(X_n=4099, enc_n=(), Z_n=1, dec_n=()))
-    with ae.start_session(net) as sess:
-        ae.write_test(sess, net, part, ae.evaluate(sess, net, part.images), tmp_path)
-    assert matplotlib.image.imread(tmp_path / "test" / "thumbnails.png").shape[:2] == (1, 4099)
-    assert np.loadtxt(tmp_path / "test" / "labels.tsv", skiprows=1).shape == (2,)
 
 
 # ---- In a browser --------------------------------------------------------------------------------

@@ -17,23 +17,13 @@ from test_built import DATA, HP, IMAGES, build, train
 
 tf = ae.tf
 
-WRONG = [
-    ("X_n", 0),
-    ("epoch_n", 2.5),
-    ("enc_n", (500, 0)),
-    ("seed", -1),
-    ("learning_rate", math.nan),
-    ("learning_rate", math.inf),
-    ("activation", "Relu"),
-    ("weight_decay", -0.1),
-    ("G_bias", -math.inf),
-]
 
-
-@pytest.mark.parametrize("name, value", WRONG)
-def test_a_wrong_hyperparameter_is_named(name, value):
-    with pytest.raises(ae.AutoEncoderError, match=f"^{name} must be "):
-        ae.HParams(**{name: value})
+@pytest.mark.parametrize("name, value", [("enc_n", (5, 0)), ("epoch_n", 2.5), ("init", "He")])
+@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf])
+def test_a_wrong_hyperparameter_is_named(name, value, rate):
+    for wrong in ({name: value}, {"learning_rate": rate}):
+        with pytest.raises(ae.AutoEncoderError, match=f"^{[*wrong][0]} must be "):
+            ae.HParams(**wrong)
 
 
 def test_defaults_are_the_tutorials_and_numpy_numbers_and_lists_are_accepted():
@@ -42,12 +32,6 @@ def test_defaults_are_the_tutorials_and_numpy_numbers_and_lists_are_accepted():
     hp = ae.HParams(Z_n=np.int64(5), learning_rate=np.float32(0.5), enc_n=[7, np.int32(8)], dec_n=9)
     assert hp == ae.HParams(Z_n=5, learning_rate=0.5, enc_n=(7, 8), dec_n=(9,))
     assert json.loads(json.dumps(dataclasses.asdict(hp)))["enc_n"] == [7, 8]
-
-
-def test_each_epoch_and_seed_has_another_order_of_the_images():
-    orders = [ae.shuffled(seed, epoch, 50).tolist() for seed, epoch in ((0, 1), (0, 2), (1, 1))]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
 def test_a_learning_rate_with_cosine_decay_by_hand():
@@ -104,10 +88,7 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
             ({"loss": ae.l2_loss(G, targets)}, "loss needs the placeholder targets, .*targets = X"),
             ({"Z": Z * share}, "Z needs the placeholder share, .*training_feed"),
             ({"opt": [net.opt, share]}, "opt needs the placeholder share"),
-            (
-                {"training_feed": {share: 0.5}},
-                "share:0 in training_feed must be a tf.placeholder_w",
-            ),
+            ({"training_feed": {share: 0.5}}, "share:0 in training_feed must be a tf.place"),
             ({"G": tf.reshape(G, [-1, 4, 4])}, r"G must have .* \(None, 16\), not \(None, 4, 4\)"),
             ({"loss": tf.reduce_sum(G, axis=1)}, r"loss must have the shape \(\), not \(None,\)"),
             ({"Z": tf.reduce_sum(Z, axis=1)}, r"Z must have .*, not \(None,\)"),
@@ -121,12 +102,6 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
     cases += (
         (final, DATA, run, "the graph is finalized"),
         (net, dataclasses.replace(DATA, train=high), run, r"X_n is 16, .* \(210, 4, 4, 1\)"),
-        (
-            net,
-            dataclasses.replace(DATA, validation=ae.DataSet(IMAGES[:, :9])),
-            run,
-            r"validation .* \(210, 9\)",
-        ),
         (net, dataclasses.replace(DATA, train=images), run, "floats from 0 to 1, not uint8"),
         (net, dataclasses.replace(DATA, validation=none), run, "there are no validation images"),
         (linear, DATA, run, "needs train_n: it is 55000, not 210"),
@@ -137,13 +112,6 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
         with pytest.raises(ae.AutoEncoderError, match=words):
             train(network, logdir, data, resume=logdir is None)
     assert files(tmp_path) == before
-
-
-def test_recipe_tuned_is_better_after_an_epoch_than_the_tutorial_after_ten(mnist):
-    (epoch,), _ = train(
-        ae.build(dataclasses.replace(ae.RECIPES["tuned"], epoch_n=1)), data=mnist, loop=None
-    )
-    assert epoch.validation_loss < 394  # the best of six runs of the tutorial's code
 
 
 @pytest.mark.parametrize("loop, seconds, shown", [(None, 9, 1), (ae.feed_loop, 0.09, 4)])
@@ -178,12 +146,9 @@ def test_evaluation_by_hand():
 def test_the_picture_shows_the_images_that_it_is_given():
     X = np.random.RandomState(0).rand(12, 16)
     G = X / 2
-    labels = np.array([1, 0, 1, 2, 0, 2, *range(1, 7)])
-    for labels, firsts in (
-        (labels, [1, 0, 3, 8, 9, 10, 11]),
-        (None, range(10)),
-        (-np.arange(12), range(11, 1, -1)),
-    ):
+    some_labels = np.array([1, 0, 1, 2, 0, 2] * 2)
+    cases = [(some_labels, [1, 0, 3]), (None, range(10)), (-np.arange(12), range(11, 1, -1))]
+    for labels, firsts in cases:
         axes = ae.plot_reconstruction(X, G, labels).get_axes()
         shown = [np.asarray(a.images[0].get_array()).ravel() for a in axes]
         np.testing.assert_array_equal(shown, [X[0], G[0], *X[firsts], *G[firsts]])

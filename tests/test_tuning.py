@@ -1,11 +1,9 @@
 """beyond.tuning: a search that uses validation images alone, and that can be stopped."""
 
 import dataclasses
-import io
 import re
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import optuna
@@ -62,14 +60,9 @@ def test_bad_trials_are_stopped(small_hp, small_dir, tmp_path, without_xla):
     rates = CategoricalDistribution([0.01, 0.02, 1e-9])  # nothing is learned with the last
     base = dataclasses.replace(small_hp, activation="swish", Z_activation="linear", epoch_n=4)
     tuning.tune(data, tmp_path, 12, base, {"learning_rate": rates})
-    trials = trials_in(tmp_path)
-    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    pruned = [trial for trial in trials_in(tmp_path) if trial.state.name == "PRUNED"]
     assert 1e-9 in [trial.params["learning_rate"] for trial in pruned]
-    for trial in pruned:
-        last = max(trial.intermediate_values)
-        complete = [t for t in trials[: trial.number] if t.state.name == "COMPLETE"]
-        median = np.median([t.intermediate_values[last] for t in complete])
-        assert last < 4 and min(trial.intermediate_values.values()) > median
+    assert all(max(trial.intermediate_values) < 4 for trial in pruned)  # of 4 epochs
     with pytest.raises(ae.AutoEncoderError, match="all diverged"):
         diverging = {"learning_rate": CategoricalDistribution([1e30])}
         tuning.tune(data, tmp_path / "diverging", 2, base, diverging)
@@ -144,13 +137,3 @@ def test_ablation(small_hp, small_dir, monkeypatch, capfd, without_xla):
         (epoch,) = ae.train(sess, net, data)
     without, alone = losses["`--learning_rate 0.05`"]
     assert without == pytest.approx(epoch.validation_loss, abs=0.06) != alone
-
-
-def test_a_bar_is_shown_on_a_terminal_alone(monkeypatch, capsys):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    for stream in (terminal, io.StringIO(), None):  # None after 2>&-
-        monkeypatch.setattr(sys, "stderr", stream)
-        assert list(common.progress_bar("scoring", range(3))) == [0, 1, 2]
-        assert stream is None or ("scoring" in stream.getvalue()) == (stream is terminal)
-    assert capsys.readouterr().out == ""
