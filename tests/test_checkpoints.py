@@ -14,7 +14,6 @@ import subprocess
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorflow.python.lib.io import file_io
 
 import autoencoder as ae
@@ -111,9 +110,6 @@ def test_a_run_is_stopped_by_an_exception_of_on_epoch_and_made_longer(tmp_path, 
     assert f"no checkpoint in {logdir}" in capsys.readouterr().out
     longer = train(logdir, LONG, resume=True)
     assert longer == train(tmp_path / "unbroken", LONG)
-    content = EventAccumulator(str(logdir)).Reload().PluginTagToContent("hparams")
-    start = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
-    assert start.session_start_info.hparams["epoch_n"].number_value == 12
     names = {path.name.split(".")[0] for path in (logdir / "checkpoints").iterdir()}
     assert names == {"checkpoint", "epoch-12", "run"}
     assert "resumed after epoch 1\n" in capsys.readouterr().out

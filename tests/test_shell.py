@@ -77,9 +77,3 @@ def test_a_process_that_tensorflow_aborts_says_where():
     program = "import os, autoencoder as ae\nwith ae.muted_stderr():\n    os.abort()"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode < 0 and 'File "<string>", line 3' in run.stderr
-
-
-def test_help_names_the_hyperparameters(capfd):
-    assert typed("--help") == 0
-    flags = set(re.findall(r"--(\w+)", capfd.readouterr().out))
-    assert dataclasses.asdict(ae.HParams()).keys() - flags == {"X_n", "train_n"}

@@ -34,20 +34,6 @@ def test_defaults_are_the_tutorials_and_numpy_numbers_and_lists_are_accepted():
     assert json.loads(json.dumps(dataclasses.asdict(hp)))["enc_n"] == [7, 8]
 
 
-def test_a_learning_rate_with_cosine_decay_by_hand():
-    # The cosines of 0, 30, 60, 90, 120 and 150 degrees, moved from [-1, 1] to [0, 0.004].
-    rates = 0.001 * np.array([4, 2 + 3**0.5, 3, 2, 1, 2 - 3**0.5])
-    # 210 images are 3 minibatches, the last of them smaller, in each of 2 epochs.
-    net = build(dataclasses.replace(HP, learning_rate=0.004, batch_size=80, schedule="cosine"))
-    (summary,) = net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
-    found = []
-    with ae.start_session(net) as sess:
-        for _ in rates:
-            found.append(sess.run(summary.op.inputs[1]))
-            sess.run(net.opt, {net.X: IMAGES[:80]})
-    np.testing.assert_allclose(found, rates, rtol=1e-6)
-
-
 def test_a_second_training_in_a_session_starts_the_schedule_again():
     net = build(dataclasses.replace(HP, schedule="linear"))
     with ae.start_session(net) as sess:

@@ -1,6 +1,9 @@
 """What the 2019 tutorial does, as it was written for TensorFlow 1, with two import lines changed."""
 
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +32,24 @@ def stack(x, sizes, scope):
 def readme_block(text):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     return next(block for block in blocks if "ae.train" in block and text in block)
+
+
+WITHOUT_V2 = """
+from autoencoder import tf
+tf.disable_v2_behavior()
+import autoencoder as ae
+from test_built import DATA, build
+net = build()
+with ae.start_session(net) as sess:
+    ae.train(sess, net, DATA, "run")
+"""
+
+
+def test_after_disable_v2_behavior_as_many_scripts_call_it(tmp_path):
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    command = [sys.executable, "-c", WITHOUT_V2]
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert re.fullmatch("(epoch: .*\n){2}", run.stdout)  # compiled
 
 
 def test_a_changed_graph_of_the_readme(tmp_path, monkeypatch):
