@@ -187,8 +187,7 @@ NO_FAKE_DATA = "fake_data is not supported; one_hot and shuffle come after it"
 
 
 class DataSet:
-    """Images and labels, with the names of TensorFlow 1's tutorials. make_data_set checks and converts
-    arrays of your own."""
+    """Images and labels. make_data_set checks and converts arrays of your own."""
 
     def __init__(self, images, labels=None, seed=0):
         self.images = images  # (n, X_n), float32 in [0, 1]
@@ -704,7 +703,8 @@ def ancestors(fetches):
 def variables_of(fetches):
     """Returns the variables that tensors or operations need, in the order in which they were made."""
     operations = ancestors(fetches)
-    variables = next(iter(operations)).graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)
+    graph = next(iter(operations)).graph
+    variables = graph.get_collection("variables") + graph.get_collection("local_variables")
     return [variable for variable in variables if variable.op in operations]
 
 
@@ -719,6 +719,11 @@ def check_before_training(net, data, logdir, resume):
         tensor, wanted = getattr(net, name), tf.TensorShape(shape)
         is_valid = tensor.shape.is_compatible_with(wanted)
         require(is_valid, f"{name} must have the shape {wanted}, not {tensor.shape}: {tensor.name}")
+    for fetch in tf.nest.flatten(net.opt):
+        is_valid = isinstance(fetch, (tf.Operation, tf.Tensor))
+        require(
+            is_valid, f"opt must be the operation of a step, as minimize returns it, not {fetch}"
+        )
     for name in ("loss", "opt", "Z", "G"):
         needed = ancestors(getattr(net, name))
         require(X.op in needed, f"{name} does not depend on X, {X.name}")
@@ -1032,8 +1037,7 @@ HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # left out of the Graphs
 
 def open_writers(net, data, logdir, epochs, trace):
     """Opens event files, and writes graph, trace and hyperparameters. Returns {name: FileWriter}."""
-    parts = ("train", "validation")
-    writers = {name: summary_writer(Path(logdir, name), epochs + 1) for name in parts}
+    writers = {k: summary_writer(Path(logdir, k), epochs + 1) for k in ("train", "validation")}
     # After a resume, TensorBoard would show the old hyperparameters, but epoch_n may have changed.
     for path in Path(logdir).glob(EVENTS):
         path.unlink()
@@ -1072,7 +1076,7 @@ def epoch_summaries(sess, net, data, fetches, epoch, Z):
 
 def own_summaries(net):
     """Returns the tf.summary operations of the graph that need X and the network's variables alone."""
-    others = {"Placeholder", "VarHandleOp", "VariableV2"}
+    others = {"Placeholder", "VarHandleOp", "VariableV2", "IteratorV2"}
     known = {net.X.op, *[variable.op for variable in net.variables]}
     summaries = net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
     return [s for s in summaries if others.isdisjoint(op.type for op in ancestors(s) - known)]
@@ -1142,12 +1146,11 @@ def about_run(data):
     command = f"`{shlex.join(['python', *sys.argv])}`"
     if "ipykernel" in sys.modules:
         command = "cells of a notebook"
-    n, X_n = data.train.images.shape
     return f"""\
 - command: {command}
 - device: {device()}
 - versions: Python {sys.version.split()[0]}, TensorFlow {tf.__version__}, NumPy {np.__version__}
-- data: {data.path or "arrays"}, {n} training images of {X_n} pixels"""
+- data: {data.path or "arrays"}, {data.train.num_examples} training images"""
 
 
 def write_test(sess, net, test, evaluation, logdir):

@@ -74,6 +74,7 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
             ({"loss": ae.l2_loss(G, targets)}, "loss needs the placeholder targets, .*targets = X"),
             ({"Z": Z * share}, "Z needs the placeholder share, .*training_feed"),
             ({"opt": [net.opt, share]}, "opt needs the placeholder share"),
+            ({"opt": tf.train.AdamOptimizer()}, "opt must be operations, not .*AdamOptimizer"),
             ({"training_feed": {share: 0.5}}, "share:0 in training_feed must be a tf.place"),
             ({"G": tf.reshape(G, [-1, 4, 4])}, r"G must have .* \(None, 16\), not \(None, 4, 4\)"),
             ({"loss": tf.reduce_sum(G, axis=1)}, r"loss must have the shape \(\), not \(None,\)"),
