@@ -264,12 +264,10 @@ def read_data_sets(
     x_train, y_train, x_test, y_test = _read_npz(path) if path.suffix == ".npz" else _read_idx(path)
     train = make_data_set(x_train, y_train, f"{path}: training images")
     test = make_data_set(x_test, y_test, f"{path}: test images")
-    same_size = train.images.shape[1] == test.images.shape[1]
-    require(same_size, f"{path}: training and test images differ in size")
+    require(len(train.images[0]) == len(test.images[0]), f"{path}: images differ in size")
     train.seed = test.seed = seed or 0
-    n = validation_size
-    if n is None:
-        n = max(1, min(5000, train.num_examples // 12))
+    default = max(1, min(5000, train.num_examples // 12))
+    n = default if validation_size is None else validation_size
     found = f"{train.num_examples} training images"
     require(0 <= n < train.num_examples, f"{path}: validation_size is {n}, but there are {found}")
     if one_hot:
@@ -720,9 +718,8 @@ def check_before_training(net, data, logdir, resume):
         is_valid = tensor.shape.is_compatible_with(wanted)
         require(is_valid, f"{name} must have the shape {wanted}, not {tensor.shape}: {tensor.name}")
     for fetch in tf.nest.flatten(net.opt):
-        is_valid = isinstance(fetch, (tf.Operation, tf.Tensor))
         require(
-            is_valid, f"opt must be the operation of a step, as minimize returns it, not {fetch}"
+            isinstance(fetch, (tf.Operation, tf.Tensor)), f"opt must be operations, not {fetch}"
         )
     for name in ("loss", "opt", "Z", "G"):
         needed = ancestors(getattr(net, name))
