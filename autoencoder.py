@@ -539,7 +539,7 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
     resume: continue from the last checkpoint in logdir, if there is one. The final weights are the
     same as without the interruption, unless the graph draws random numbers. Graph, images,
     hyperparameters and training_feed must be as at the start of the run, except that epoch_n may be
-    larger if the schedule is constant.
+    larger if the schedule is constant. What depends on the epoch is best set by a loop of your own.
     loop: a function (sess, net, images, epoch, show) that trains for one epoch and returns the loss per
     100 images. The default is compile_loop(sess, net), which computes the same as feed_loop, and
     faster. If you have changed feed_loop, pass loop=feed_loop.
@@ -547,7 +547,7 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
     show: what is called in place of print_line.
     Raises AutoEncoderError if network, data and checkpoint do not fit together, or the loss is not finite.
     """
-    check_before_training(net, data, logdir, resume)
+    check_before_training(sess, net, data, logdir, resume)
     history = restore(sess, net, data, logdir) if resume else []
     if history:
         show(f"resumed after epoch {len(history)}")
@@ -613,7 +613,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(sess, net, images):
     """Evaluates the network on images (n, X_n). Returns an Evaluation."""
-    check_image_count(net, len(images), "evaluated")
+    check_last_minibatch(sess, net, images)
     score, Z = loss_and_Z(sess, net, images)
     batches = run_batches(sess, net.G, net.X, images, net.hp.batch_size)
     mse = sum(float(np.square(G - X).sum()) for X, G in batches) / images.size
@@ -706,28 +706,22 @@ def variables_of(fetches):
     return [variable for variable in variables if variable.op in operations]
 
 
-def check_before_training(net, data, logdir, resume):
+def check_before_training(sess, net, data, logdir, resume):
     """Raises AutoEncoderError if `train` could not do what it is asked, as far as can be seen."""
     hp, X, n = net.hp, net.X, data.train.num_examples
     require(not X.graph.finalized, "the graph is finalized: use tf.Session, not a MonitoredSession")
     is_valid = X.op.type.startswith("Placeholder") and X.dtype.is_floating
     require(is_valid, f"X must be a placeholder of floats, not {X.name}, {X.dtype.name}")
-    image = [None, hp.X_n]
-    for name, shape in {"X": image, "Z": [None, None], "G": image, "loss": []}.items():
-        tensor, wanted = getattr(net, name), tf.TensorShape(shape)
-        is_valid = tensor.shape.is_compatible_with(wanted)
-        require(is_valid, f"{name} must have the shape {wanted}, not {tensor.shape}: {tensor.name}")
     for fetch in tf.nest.flatten(net.opt):
-        require(
-            isinstance(fetch, (tf.Operation, tf.Tensor)), f"opt must be operations, not {fetch}"
-        )
+        is_valid = isinstance(getattr(fetch, "op", fetch), tf.Operation)
+        require(is_valid, f"opt must be what minimize returns, not {fetch}")
     for name in ("loss", "opt", "Z", "G"):
         needed = ancestors(getattr(net, name))
         require(X.op in needed, f"{name} does not depend on X, {X.name}")
         others = {op.name for op in needed - {X.op} if op.type == "Placeholder"}
         found = f"the placeholder {min(others, default=None)}, but `train` feeds only X"
-        hint = "use X itself (targets = X), or a tf.placeholder_with_default and training_feed"
-        require(not others, f"{name} needs {found}: {hint}")
+        hint = "use X (targets = X), or tf.placeholder_with_default; or tf.reset_default_graph()"
+        require(not others, f"{name} needs {found}, {X.op.name}: {hint}")
     for key in net.training_feed:
         is_valid = tf.is_tensor(key) and key.op.type == "PlaceholderWithDefault"
         name = getattr(key, "name", key)
@@ -737,7 +731,7 @@ def check_before_training(net, data, logdir, resume):
         require(shape[1:] == (hp.X_n,), f"X_n is {hp.X_n}, but the {name} images are {shape}")
         require(dtype.kind == "f", f"{name} images must be floats from 0 to 1, not {dtype}")
         require(shape[0] > 0, f"there are no {name} images")
-        check_image_count(net, shape[0], name)
+        check_last_minibatch(sess, net, part.images)
     has_train_n = hp.schedule == "constant" or hp.train_n == n
     require(has_train_n, f"the schedule needs train_n: it is {hp.train_n}, not {n}")
     require(logdir or not resume, "resume needs the logdir of the run")
@@ -746,13 +740,19 @@ def check_before_training(net, data, logdir, resume):
     require(not special, f"{logdir}: TensorFlow opens no checkpoints in a path with [ or \\")
 
 
-def check_image_count(net, n, name):
-    """Raises AutoEncoderError if the network cannot take n images, called `name`, in minibatches."""
-    for tensor in (net.X, net.Z, net.G):
-        fixed = tf.dimension_value(tensor.shape.with_rank_at_least(1)[0])
-        is_valid = fixed is None or (fixed == net.hp.batch_size and n % fixed == 0)
-        rule = f"batch_size must be {fixed}, and the number of {name} images, {n}, a multiple of it"
-        require(is_valid, f"{tensor.name} takes {fixed} images at a time: {rule}")
+def check_last_minibatch(sess, net, images):
+    """Raises AutoEncoderError if the network cannot be run on the last minibatch of images, which may be
+    smaller than the others, or if the shapes are not those of a Network."""
+    last = images[-(len(images) % net.hp.batch_size or net.hp.batch_size) :]
+    try:
+        loss, Z, G = sess.run([net.loss, net.Z, net.G], {net.X: last})
+    except (tf.errors.OpError, ValueError) as e:
+        hint = f"if it takes a fixed number of images, batch_size must be that and divide {len(images)}"
+        raise AutoEncoderError(f"a minibatch cannot be run: {first_line(e)}; {hint}") from e
+    require(np.shape(loss) == (), f"loss ({net.loss.name}) must be a scalar, not {np.shape(loss)}")
+    is_valid = np.ndim(Z) == 2 and len(Z) == len(last)
+    require(is_valid, f"Z ({net.Z.name}) must be (batch, n), not {np.shape(Z)}")
+    require(np.shape(G) == last.shape, f"G ({net.G.name}) must be {last.shape}, not {np.shape(G)}")
 
 
 # ---- Compiled loop -------------------------------------------------------------------------------
@@ -782,7 +782,7 @@ def compile_loop(sess, net, show=print_line):
             images_ph, steps_ph, feed_phs, loss_sum = _loop_graph(net)
         # XLA compiles in the first call, or fails.
         call(np.zeros((steps_per_call * batch_size, net.hp.X_n), np.float32), steps=0)
-    except (AutoEncoderError, tf.errors.OpError, ValueError, TypeError) as e:
+    except Exception as e:  # TensorFlow raises many kinds
         show(f"training with feed_loop, without XLA: {first_line(e):.200}")
         return feed_loop
 
@@ -814,7 +814,7 @@ DIFFERENT_IN_XLA = re.compile("Assert|CheckNumerics|Stateless(?!.*(Int|Get|If|Ca
 def _loop_graph(net):
     """Adds a loop over minibatches to the graph. Returns the placeholders of the images, of the number
     of steps, and of what training_feed feeds, as a dict; and the sum of the losses."""
-    hp, step_def = net.hp, subgraph([net.loss, net.opt])
+    hp, step_def = net.hp, subgraph([net.loss, net.opt], [net.X, *net.training_feed])
     nodes = [*step_def.node]
     for function in step_def.library.function:
         nodes += function.node_def
@@ -824,7 +824,7 @@ def _loop_graph(net):
         require(not is_different, f"it leaves out or changes the operation {node.op}")
         is_slow = "Conv" in node.op and not tf.config.list_physical_devices("GPU")
         require(not is_slow, "its convolutions are slow on a CPU")
-    names = {f"{node.name}:0" for node in step_def.node}
+    names = {f"{name}:0" for node in step_def.node for name in node.input}
     has_handles = all(hasattr(variable, "handle") for variable in net.variables)
     require(has_handles, "call tf.enable_resource_variables() before the graph is built")
     variables = {variable.handle.name: variable.handle for variable in net.variables}
@@ -851,17 +851,14 @@ def _loop_graph(net):
     return images_ph, steps_ph, feed_phs, total
 
 
-def subgraph(fetches):
-    """Returns the GraphDef of what tensors or operations need, with placeholders for the variables."""
-    operations = ancestors(fetches)
+def subgraph(fetches, fed=()):
+    """Returns the GraphDef of what tensors or operations need, without variables and what is fed."""
+    operations = ancestors(fetches) - {tensor.op for tensor in fed}
+    names = {op.name for op in operations if op.type != "VarHandleOp"}
     graph_def = next(iter(operations)).graph.as_graph_def()
-    names = {op.name for op in operations}
     nodes = [node for node in graph_def.node if node.name in names]
     for node in nodes:
         node.attr.pop("_class", None)  # it may name operations that are not in this part
-        if node.op == "VarHandleOp":
-            node.CopyFrom(tf.NodeDef(name=node.name, op="Placeholder"))
-            node.attr["dtype"].type = tf.resource.as_datatype_enum
     return tf.GraphDef(node=nodes, versions=graph_def.versions, library=graph_def.library)
 
 
@@ -883,9 +880,8 @@ def run_files(logdir):
 
 @contextlib.contextmanager
 def recorder(sess, net, data, logdir, epochs, show=print_line):
-    """Yields record(history, Z), which writes the summaries of the last epoch and saves a checkpoint; or
-    does nothing, without logdir. Z: of the validation images. epochs: how many are recorded already. If
-    0, the first call replaces an earlier run."""
+    """Yields record(history, Z), which writes the last epoch's summaries and a checkpoint, if there is a
+    logdir. Z: of the validation images. epochs: those before. If 0, an earlier run is replaced."""
     if not logdir:
         yield lambda history, Z: None
         return
@@ -1004,7 +1000,9 @@ def fingerprint(net, data):
 def graph_checksum(net):
     """Returns a checksum of the operations of a network. The bodies of functions do not count."""
     checksum = 0
-    for node in subgraph([net.loss, net.opt, net.Z, net.G]).node:
+    operations = ancestors([net.loss, net.opt, net.Z, net.G])
+    for op in sorted(operations, key=lambda op: op.name):
+        node = op.node_def
         node.ClearField("device")
         for name, attr in [*node.attr.items()]:
             # These have numbers that depend on what the process has built before.
@@ -1072,11 +1070,12 @@ def epoch_summaries(sess, net, data, fetches, epoch, Z):
 
 
 def own_summaries(net):
-    """Returns the tf.summary operations of the graph that need X and the network's variables alone."""
-    others = {"Placeholder", "VarHandleOp", "VariableV2", "IteratorV2"}
+    """Returns the tf.summary operations that need X and the network's variables alone, and change none."""
+    others = "Placeholder|VarHandleOp|VariableV2|IteratorV2|.*(Assign|Apply|Scatter).*"
+    is_other = re.compile(others).fullmatch
     known = {net.X.op, *[variable.op for variable in net.variables]}
     summaries = net.X.graph.get_collection(tf.GraphKeys.SUMMARIES)
-    return [s for s in summaries if others.isdisjoint(op.type for op in ancestors(s) - known)]
+    return [s for s in summaries if not any(is_other(op.type) for op in ancestors(s) - known)]
 
 
 def trace_step(sess, net, images, show):
