@@ -899,14 +899,17 @@ def recorder(sess, net, data, logdir, epochs, show=print_line):
     def record(history, Z):
         # What may fail comes before an earlier run is deleted.
         summaries = epoch_summaries(sess, net, data, fetches, history[-1], Z)
-        if not writers:  # this is the first call
-            trace = trace_step(sess, net, data.train.images, show)
+        is_first_call = not writers
+        if is_first_call:
             for path in [] if epochs else run_files(logdir):
                 path.unlink()
-            writers.update(open_writers(net, data, logdir, epochs, trace))
+            writers.update(open_writers(net, data, logdir, epochs))
         for name, of_writer in summaries.items():
             add(writers[name], history[-1].epoch, *of_writer)
         save(sess, saver, run_info, history, folder)
+        if is_first_call:
+            trace_step(sess, net, data.train.images, writers["train"], show)
+            saver.restore(sess, saver.last_checkpoints[-1])
 
     try:
         yield record
@@ -1030,8 +1033,8 @@ LOSS_TAG = f"loss of {REPORTED_IMAGES} images"
 HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # left out of the Graphs tab
 
 
-def open_writers(net, data, logdir, epochs, trace):
-    """Opens event files, and writes graph, trace and hyperparameters. Returns {name: FileWriter}."""
+def open_writers(net, data, logdir, epochs):
+    """Opens event files, and writes graph and hyperparameters. Returns {name: FileWriter}."""
     writers = {k: summary_writer(Path(logdir, k), epochs + 1) for k in ("train", "validation")}
     # After a resume, TensorBoard would show the old hyperparameters, but epoch_n may have changed.
     for path in Path(logdir).glob(EVENTS):
@@ -1042,8 +1045,6 @@ def open_writers(net, data, logdir, epochs, trace):
     graph_def = net.X.graph.as_graph_def(add_shapes=True)
     nodes = [node for node in graph_def.node if not HIDDEN_SCOPES.match(node.name)]
     writers["train"].add_graph(tf.GraphDef(node=nodes, versions=graph_def.versions))
-    if trace:
-        writers["train"].add_run_metadata(trace, "one step of training")
     return writers
 
 
@@ -1078,23 +1079,18 @@ def own_summaries(net):
     return [s for s in summaries if not any(is_other(op.type) for op in ancestors(s) - known)]
 
 
-def trace_step(sess, net, images, show):
-    """Runs two steps of training and undoes them. Returns tf.RunMetadata: time and memory of each
-    operation, for TensorBoard's Graphs tab. If tracing fails, returns None and shows why."""
+def trace_step(sess, net, images, writer, show):
+    """Runs two steps of training, which change the variables. Writes time and memory of each operation
+    in the second one, for TensorBoard's Graphs tab. If tracing fails, shows why."""
     feed = {net.X: images[: net.hp.batch_size], **net.training_feed}
     metadata = tf.RunMetadata()
     options = tf.RunOptions(trace_level=tf.RunOptions.SOFTWARE_TRACE)
-    variables = net.variables
-    values = sess.run(variables)
     try:
         sess.run([net.loss, net.opt], feed)  # the first step takes longer than the others
         sess.run([net.loss, net.opt], feed, options, metadata)
+        writer.add_run_metadata(metadata, "one step of training")
     except Exception as e:  # whatever it is, training goes on
         show(f"no times of operations for TensorBoard: {first_line(e)}")
-        metadata = None
-    for variable, value in zip(variables, values):
-        variable.load(value, sess)
-    return metadata
 
 
 def summary_writer(folder, step):
