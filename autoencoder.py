@@ -901,7 +901,8 @@ def recorder(sess, net, data, logdir, epochs, show=print_line):
         summaries = epoch_summaries(sess, net, data, fetches, history[-1], Z)
         is_first_call = not writers
         if is_first_call:
-            for path in [] if epochs else run_files(logdir):
+            earlier_run = [] if epochs else run_files(logdir)
+            for path in earlier_run:
                 path.unlink()
             writers.update(open_writers(net, data, logdir, epochs))
         for name, of_writer in summaries.items():
