@@ -12,6 +12,7 @@ from matplotlib import font_manager
 from tqdm import tqdm
 
 import autoencoder as ae
+from beyond.variants import KINDS
 
 # For Japanese names of files. matplotlib's own font has no Japanese. Those that are installed are used.
 JAPANESE_FONTS = {"Noto Sans CJK JP", "IPAGothic", "Hiragino Sans", "Yu Gothic", "MS Gothic"}
@@ -20,15 +21,17 @@ warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
 
 
 def open_network(logdir):
-    """Returns the network that was trained in logdir, and its ae.Run. Raises AutoEncoderError if there is
-    no network, or if autoencoder.build did not make its graph."""
+    """Returns the network that was trained in logdir, its ae.Run, and its kind, as in variants.KINDS.
+    Raises AutoEncoderError if there is no network, or if it is of another graph."""
     run = ae.read_run(logdir)
     if run is None:
         raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
-    net = ae.build(run.hp)
-    if run.info["graph"] != ae.graph_checksum(net):
-        raise ae.AutoEncoderError(f"the graph of {logdir} is not that of autoencoder.build")
-    return net, run
+    for kind, make in KINDS.items():
+        with contextlib.suppress(ae.AutoEncoderError):  # the kind cannot have these hyperparameters
+            net = make(run.hp)
+            if run.info["graph"] == ae.graph_checksum(net):
+                return net, run, kind
+    raise ae.AutoEncoderError(f"the graph of {logdir} is none of {', '.join(KINDS)}")
 
 
 @contextlib.contextmanager
@@ -39,7 +42,7 @@ def load_run(logdir, data_dir=None):
     Raises AutoEncoderError as open_network does, if it was trained on other data, or if its data was
     not read from a file.
     """
-    net, run = open_network(logdir)
+    net, run, kind = open_network(logdir)
     data_dir = data_dir or run.info["data_dir"]
     if data_dir is None or not Path(data_dir).exists():
         found = f"{data_dir} does not exist" if data_dir else f"{logdir} was trained on arrays"
@@ -47,7 +50,7 @@ def load_run(logdir, data_dir=None):
     data = ae.read_data_sets(data_dir)
     with ae.start_session(net) as sess:
         epochs = len(ae.restore(sess, net, data, logdir))
-        print(f"network: {logdir}, trained for {epochs} of {net.hp.epoch_n} epochs")
+        print(f"network: {logdir}, {kind}, trained for {epochs} of {net.hp.epoch_n} epochs")
         yield sess, net, data
 
 

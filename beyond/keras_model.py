@@ -25,7 +25,9 @@ def keras_model(logdir):
     """
     import keras  # not before autoencoder.py, which hides TensorFlow's log
 
-    net, run = open_network(logdir)
+    net, run, kind = open_network(logdir)
+    is_dense = kind in ("plain", "denoising", "sparse")
+    ae.require(is_dense, f"{logdir} is {kind}, which does not consist of Dense layers of its own")
     hp = net.hp
     checkpoint = tf.train.load_checkpoint(run.checkpoint)
     X = keras.Input([hp.X_n], name="X")
