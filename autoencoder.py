@@ -15,12 +15,11 @@ through tf.compat.v1.
 Name scopes, in the order of the data: X, Encoder/Layer01, Encoder/Layer02, Z, Decoder/Layer01,
 Decoder/Layer02, G, loss, training. Any part of the graph can be changed: edit these functions, or
 put your own tensors into a Network. The functions for training, evaluation and TensorBoard take it.
+As a script: python autoencoder.py --help. beyond/ has what the tutorial leaves out.
 
 Losses are reported per 100 images, the tutorial's minibatch: the sum over all minibatches, times
 100, divided by the number of images. So a loss that is a sum over the minibatch can be compared
 between batch sizes. A loss that is a mean is unchanged if batch_size is 100 and divides that number.
-
-As a script: python autoencoder.py --help. beyond/ has what the tutorial leaves out.
 """
 
 import argparse
@@ -614,11 +613,14 @@ class Evaluation(NamedTuple):
 def evaluate(sess, net, images):
     """Evaluates the network on images (n, X_n). Returns an Evaluation."""
     check_last_minibatch(sess, net, images)
-    score, Z = loss_and_Z(sess, net, images)
-    batches = run_batches(sess, net.G, net.X, images, net.hp.batch_size)
-    mse = sum(float(np.square(G - X).sum()) for X, G in batches) / images.size
-    live = int(Z.any(axis=0).sum())
-    return Evaluation(score, mse, live, Z.shape[1])
+    loss_sum, squared_error, live = 0.0, 0.0, False
+    fetches = [net.loss, net.Z, net.G]
+    for X, (loss, Z, G) in run_batches(sess, fetches, net.X, images, net.hp.batch_size):
+        loss_sum += float(loss)
+        squared_error += float(np.square(G - X).sum())
+        live = live | Z.any(axis=0)
+    score = REPORTED_IMAGES * loss_sum / len(images)
+    return Evaluation(score, squared_error / images.size, int(live.sum()), live.size)
 
 
 def loss_and_Z(sess, net, images):
@@ -629,16 +631,15 @@ def loss_and_Z(sess, net, images):
     return REPORTED_IMAGES * sum(map(float, losses)) / len(images), np.concatenate(Z)
 
 
-def run_batches(sess, fetches, placeholder, rows, batch_size):
-    """Feeds rows to a placeholder, batch_size at a time. Yields each batch and its results."""
+def run_batches(sess, fetches, placeholder, rows, batch_size, feed=types.MappingProxyType({})):
+    """Feeds rows to a placeholder, batch_size at a time, and `feed`. Yields each batch and its results."""
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        yield batch, sess.run(fetches, {placeholder: batch})
+        yield batch, sess.run(fetches, {placeholder: batch, **feed})
 
 
 def run_images(sess, net, fetches, images):
-    """Runs fetches on images (n, X_n) in minibatches of batch_size. Returns arrays (n, ...). The last
-    minibatch is filled up, because the network may take no other number."""
+    """Returns arrays (n, ...), the fetches for images (n, X_n). The last minibatch is filled up."""
     n, batch_size = len(images), net.hp.batch_size
     filled = np.resize(images, (batch_size * math.ceil(n / batch_size), net.hp.X_n))
     results = [result for _, result in run_batches(sess, fetches, net.X, filled, batch_size)]
@@ -741,8 +742,7 @@ def check_before_training(sess, net, data, logdir, resume):
 
 
 def check_last_minibatch(sess, net, images):
-    """Raises AutoEncoderError if the network cannot be run on the last minibatch of images, which may be
-    smaller than the others, or if the shapes are not those of a Network."""
+    """Raises AutoEncoderError if the last minibatch of images cannot be run, or has other shapes."""
     last = images[-(len(images) % net.hp.batch_size or net.hp.batch_size) :]
     try:
         loss, Z, G = sess.run([net.loss, net.Z, net.G], {net.X: last})
@@ -768,8 +768,7 @@ def compile_loop(sess, net, show=print_line):
     else; or if the graph has convolutions, which XLA makes slow on a CPU.
     """
     batch_size = net.hp.batch_size
-    # A tenth of the tutorial's epoch, because progress is shown between calls. At most 2^25 pixels,
-    # because a call copies its images.
+    # A tenth of the tutorial's epoch, to show progress. At most 2^25 pixels, which a call copies.
     steps_per_call = min(55, max(1, 2**25 // (batch_size * net.hp.X_n)))
 
     def call(images, steps):  # by what _loop_graph returns, below
@@ -825,14 +824,12 @@ def _loop_graph(net):
         is_slow = "Conv" in node.op and not tf.config.list_physical_devices("GPU")
         require(not is_slow, "its convolutions are slow on a CPU")
     names = {f"{name}:0" for node in step_def.node for name in node.input}
-    has_handles = all(hasattr(variable, "handle") for variable in net.variables)
-    require(has_handles, "call tf.enable_resource_variables() before the graph is built")
-    variables = {variable.handle.name: variable.handle for variable in net.variables}
+    variables = variable_handles(net.variables)
     images_ph = tf.placeholder(tf.float32, [None, hp.X_n])
     steps_ph = tf.placeholder(tf.int32, [])
     feed_phs = {t: tf.placeholder(t.dtype, np.shape(v)) for t, v in net.training_feed.items()}
-    opt = [getattr(fetch, "op", fetch).name for fetch in tf.nest.flatten(net.opt)]
-    outputs = [net.loss.name, *opt]
+    outputs = [net.loss.name]
+    outputs += [getattr(fetch, "op", fetch).name for fetch in tf.nest.flatten(net.opt)]
 
     def loop(images, steps, feed):
         def step(k, total):
@@ -849,6 +846,13 @@ def _loop_graph(net):
     compiled = tf.function(loop, autograph=False, jit_compile=True)
     total = compiled(images_ph, steps_ph, {t.name: ph for t, ph in feed_phs.items()})
     return images_ph, steps_ph, feed_phs, total
+
+
+def variable_handles(variables):
+    """Returns the resource handles of variables, by name, in the same order."""
+    has_handles = all(hasattr(variable, "handle") for variable in variables)
+    require(has_handles, "call tf.enable_resource_variables() before the graph is built")
+    return {variable.handle.name: variable.handle for variable in variables}
 
 
 def subgraph(fetches, fed=()):

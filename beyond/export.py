@@ -35,9 +35,7 @@ def export(sess, net, folder, detector):
     outputs = [net.Z, net.G, detector.scores[detector.score]]
     forward = ae.subgraph(outputs)
     weights = ae.variables_of(outputs)
-    has_handles = all(hasattr(variable, "handle") for variable in weights)
-    ae.require(has_handles, "call tf.enable_resource_variables() before the graph is built")
-    values = sess.run({variable.handle.name: variable for variable in weights})
+    values = dict(zip(ae.variable_handles(weights), sess.run(weights)))
     with tf.Graph().as_default():
         # Initialized with zeros, because an initial value would be stored in the graph as well.
         variables = {

@@ -191,11 +191,9 @@ def evidence(sess, net, images):
     training has them. Their sum is minus the evidence lower bound."""
     graph = net.X.graph
     parts = [graph.get_tensor_by_name(f"loss/{name}:0") for name in ("cross_entropy", "divergence")]
-    total = np.zeros(2)
-    for start in range(0, len(images), net.hp.batch_size):
-        batch = images[start : start + net.hp.batch_size]
-        total += sess.run(parts, {net.X: batch, **net.training_feed})
-    return total / len(images)
+    batch_size, feed = net.hp.batch_size, net.training_feed
+    batches = ae.run_batches(sess, parts, net.X, images, batch_size, feed)
+    return np.sum([sums for _, sums in batches], axis=0, dtype=np.float64) / len(images)
 
 
 def main(args):
