@@ -356,6 +356,13 @@ def as_2d(images):
     return images.reshape(*images.shape[:-1], height, -1)
 
 
+def tiled(images, columns):
+    """images: (n, X_n) -> one image, in whose rows `columns` of them stand side by side"""
+    images = as_2d(images)
+    rows = [np.hstack(images[i : i + columns]) for i in range(0, len(images), columns)]
+    return np.vstack(rows)
+
+
 # ---- Model architecture --------------------------------------------------------------------------
 
 
@@ -1059,7 +1066,7 @@ def epoch_summaries(sess, net, data, fetches, epoch, Z):
     found = sess.run(fetches, {net.X: data.validation.images[: net.hp.batch_size]})
     examples = data.validation.subset(first_of_each(data.validation.labels)).images
     G = run_images(sess, net, net.G, examples)
-    rows = [np.hstack(as_2d(examples)), np.hstack(as_2d(G))]
+    pairs = tiled(np.concatenate([examples, G]), columns=len(examples))
     return {
         "train": [
             scalar_summary(LOSS_TAG, epoch.loss),
@@ -1069,7 +1076,7 @@ def epoch_summaries(sess, net, data, fetches, epoch, Z):
             scalar_summary(LOSS_TAG, epoch.validation_loss),
             scalar_summary("training/live latents", epoch.live),
             histogram_summary("training/Z", Z),
-            image_summary("reconstruction/X above G", np.vstack(rows)),
+            image_summary("reconstruction/X above G", pairs),
             *map(tf.Summary.FromString, found["own"]),
         ],
     }
@@ -1167,13 +1174,12 @@ def write_test(sess, net, test, evaluation, logdir):
     header = f"{name}\terror"
     np.savetxt(folder / "labels.tsv", table, ["%d", "%.5g"], "\t", header=header, comments="")
     np.savetxt(folder / "Z.tsv", Z, "%.5g", "\t")
-    n, height, width = as_2d(X).shape
-    columns = math.ceil(math.sqrt(n))
-    sheet = np.ones((columns**2, height, width), np.float32)
-    sheet[:n] -= as_2d(X)  # black on white
-    sheet = sheet.reshape(columns, columns, height, width).swapaxes(1, 2)
-    sheet = sheet.reshape(columns * height, columns * width)
-    matplotlib.image.imsave(folder / "thumbnails.png", sheet, cmap="gray", vmin=0, vmax=1)
+    columns = math.ceil(math.sqrt(len(X)))
+    filled = np.zeros((columns**2, net.hp.X_n), np.float32)
+    filled[: len(X)] = X
+    black_on_white = 1 - tiled(filled, columns)
+    matplotlib.image.imsave(folder / "thumbnails.png", black_on_white, cmap="gray", vmin=0, vmax=1)
+    height, width = as_2d(X).shape[1:]
     image_size = f"single_image_dim: {width} single_image_dim: {height}"
     (folder / "projector_config.pbtxt").write_text(
         'embeddings { tensor_name: "Z" tensor_path: "Z.tsv" metadata_path: "labels.tsv"\n'

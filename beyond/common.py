@@ -12,7 +12,7 @@ from matplotlib import font_manager
 from tqdm import tqdm
 
 import autoencoder as ae
-from beyond.variants import KINDS
+from beyond.kinds import KINDS
 
 # For Japanese names of files. matplotlib's own font has no Japanese. Those that are installed are used.
 JAPANESE_FONTS = {"Noto Sans CJK JP", "IPAGothic", "Hiragino Sans", "Yu Gothic", "MS Gothic"}
@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
 
 
 def open_network(logdir):
-    """Returns the network that was trained in logdir, its ae.Run, and its kind, as in variants.KINDS.
+    """Returns the network that was trained in logdir, its ae.Run, and its kind, as in kinds.KINDS.
     Raises AutoEncoderError if there is no network, or if it is of another graph."""
     run = ae.read_run(logdir)
     if run is None:
@@ -31,7 +31,8 @@ def open_network(logdir):
             net = make(run.hp)
             if run.info["graph"] == ae.graph_checksum(net):
                 return net, run, kind
-    raise ae.AutoEncoderError(f"the graph of {logdir} is none of {', '.join(KINDS)}")
+    names = ", ".join(KINDS)
+    raise ae.AutoEncoderError(f"the graph of {logdir} is not one of beyond.kinds: {names}")
 
 
 @contextlib.contextmanager
@@ -63,7 +64,7 @@ def progress_bar(description, iterable=None, total=None):
     return tqdm(iterable, description, total, leave=False, file=stream, disable=not is_shown)
 
 
-def train_with_bar(sess, net, data, logdir=None, on_epoch=None):
+def train_with_bar(sess, net, data, logdir=None, loop=None, on_epoch=None):
     """Trains as autoencoder.train does, with a bar that counts the epochs in place of its lines.
     Returns a list of Epoch."""
     with progress_bar("training", total=net.hp.epoch_n) as bar:
@@ -76,7 +77,7 @@ def train_with_bar(sess, net, data, logdir=None, on_epoch=None):
         def show_nothing(text, is_progress=False):
             pass
 
-        return ae.train(sess, net, data, logdir, on_epoch=update, show=show_nothing)
+        return ae.train(sess, net, data, logdir, loop=loop, on_epoch=update, show=show_nothing)
 
 
 def run_batches(sess, fetches, placeholder, rows, description):
@@ -94,6 +95,21 @@ def run_batches(sess, fetches, placeholder, rows, description):
 def encode_images(sess, net, images):
     """Returns Z (n, Z_n) of images (n, X_n)."""
     return run_batches(sess, net.Z, net.X, images, "encoding")
+
+
+def reconstruction_score(G, X):
+    """Returns half the squared error of 100 images, the tutorial's score, whatever the loss is.
+    G, X: (n, X_n)"""
+    squared_error = np.square(G - X).sum(dtype=np.float64)
+    return ae.REPORTED_IMAGES * squared_error / 2 / len(X)
+
+
+def add_linear_Z(parser):
+    """Adds --Z_activation to a parser once more, with another default than the tutorial's."""
+    help = f"of Z: {' or '.join(ae.ACTIVATIONS)} (default: linear)"
+    parser.add_argument(
+        "--Z_activation", choices=ae.ACTIVATIONS, default="linear", metavar="NAME", help=help
+    )
 
 
 def add_seeds(parser):

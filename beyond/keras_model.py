@@ -26,7 +26,7 @@ def keras_model(logdir):
     import keras  # not before autoencoder.py, which hides TensorFlow's log
 
     net, run, kind = open_network(logdir)
-    is_dense = kind in ("plain", "denoising", "sparse")
+    is_dense = kind not in ("tied", "variational", "convolutional")
     ae.require(is_dense, f"{logdir} is {kind}, which does not consist of Dense layers of its own")
     hp = net.hp
     checkpoint = tf.train.load_checkpoint(run.checkpoint)

@@ -53,8 +53,7 @@ def evaluate_codes(encode, decode, data):
     codes = encode(train.images)
     test_codes = encode(test.images)
     G = decode(test_codes)
-    squared_error = np.square(G - test.images).sum(dtype=np.float64)
-    score = ae.REPORTED_IMAGES * squared_error / 2 / test.num_examples
+    score = common.reconstruction_score(G, test.images)
     live = np.count_nonzero(np.any(test_codes != 0, axis=0))
     accuracy = knn_accuracy(codes, test_codes, train.labels, test.labels)
     return Result(score, live, accuracy, G[ae.first_of_each(test.labels)])

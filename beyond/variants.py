@@ -1,249 +1,213 @@
-"""Other kinds of autoencoder, on the functions of the tutorial's. Each is a function of HParams that returns
-a Network, which autoencoder.train and the rest of this folder take.
+"""Trains another kind of autoencoder than the tutorial's, and a plain one with the same hyperparameters to
+compare it with.
 
     python -m beyond.variants --help
 
-| kind          | what it changes                                                                 |
-|---------------|---------------------------------------------------------------------------------|
-| denoising     | in training, noise is added to the images; G is compared with the images        |
-| sparse        | the loss has the absolute values of Z, most of which become small               |
-| tied          | the decoder multiplies by the encoder's weights, transposed                     |
-| variational   | Z is random, and its distribution is kept near N(0, I), so that new images can  |
-|               | be drawn                                                                        |
-| convolutional | filters of 3 x 3 pixels take the place of the large matrices                    |
+The kinds are those of beyond.kinds. Z is linear by default, and kind sparse has 100 latents. The
+command leaves reconstruction.png in the run's folder, which shows what the kind is for; and plane.png
+if Z has two numbers.
 """
 
-import contextlib
 import dataclasses
-import math
 import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 import autoencoder as ae
-
-tf = ae.tf
-
-# ---- Random numbers ------------------------------------------------------------------------------
-
-# They depend on hp.seed, the global step and a number for each use in a graph. So feed_loop and the
-# compiled loop draw the same, and a resumed run draws what it would have drawn without a stop.
-
-
-def uniform(shape, hp, use=0):
-    """Returns random numbers between 0 and 1, both excluded, which differ from step to step."""
-    seed = [hp.seed + (use << 32), tf.train.get_or_create_global_step()]
-    # Integers, because XLA makes other floats of the same seed than TensorFlow's own kernels.
-    integers = tf.random.stateless_uniform(shape, seed, 0, 2**23, tf.int32, alg="philox")
-    return (tf.cast(integers, tf.float32) + 0.5) * 2.0**-23
-
-
-def normal(x, hp, use=0):
-    """Returns standard normal random numbers of the shape of x, (batch, n), by Box and Muller's
-    transformation."""
-    n = int(x.shape[1])
-    u, v = tf.unstack(uniform([2, tf.shape(x)[0], (n + 1) // 2], hp, use))
-    radius = tf.sqrt(-2 * tf.log(u))
-    angle = 2 * math.pi * v
-    return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)[:, :n]
-
-
-# ---- Kinds ---------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def new_graph(hp):
-    """Makes a new tf.Graph the default, with the seed."""
-    with tf.Graph().as_default():
-        tf.set_random_seed(hp.seed)
-        yield
-
-
-def network(hp, X, Z, G, loss, training_feed=None):
-    """Adds the training of a loss. Returns a Network."""
-    opt = ae.training(loss, hp)
-    init = tf.global_variables_initializer()
-    return ae.Network(hp, X, Z, G, loss, opt, init, training_feed or {})
-
-
-def denoising(hp, sd=0.5):
-    """G is to be the image X, and is computed from X + sd N(0, I) in training, and from X otherwise.
-
-    loss: sum of (G - X)^2 / 2, as the tutorial's. Vincent, Larochelle, Bengio, Manzagol (2008).
-    """
-    with new_graph(hp):
-        X = ae.inputs(hp)
-        with tf.name_scope("noise"):
-            noise_sd = tf.placeholder_with_default(0.0, [], "sd")
-            noisy = X + noise_sd * normal(X, hp)
-        Z = ae.encode(noisy, hp)
-        G = ae.decode(Z, hp)
-        return network(hp, X, Z, G, ae.l2_loss(G, X), {noise_sd: sd})
-
-
-def sparse(hp, weight=0.05):
-    """loss: sum of (G - X)^2 / 2, and weight times the sum of |Z|: (). Goodfellow, Bengio, Courville,
-    Deep Learning, section 14.2.1 (2016)."""
-    with new_graph(hp):
-        X = ae.inputs(hp)
-        Z = ae.encode(X, hp)
-        G = ae.decode(Z, hp)
-        loss = ae.l2_loss(G, X)
-        with tf.name_scope("sparsity"):
-            loss += weight * tf.reduce_sum(tf.abs(Z))
-        return network(hp, X, Z, G, loss)
-
-
-def tied(hp):
-    """A layer of the decoder is activation(h w^T + b), with w of the encoder. hp.dec_n has no effect.
-
-    loss: as the tutorial's. Vincent, Larochelle, Lajoie, Bengio, Manzagol (2010).
-    """
-    with new_graph(hp):
-        X = ae.inputs(hp)
-        Z = h = ae.encode(X, hp)
-        weights = [v for v in tf.trainable_variables() if len(v.shape) == 2]
-        scopes = [f"Decoder/Layer{i + 1:02d}" for i in range(len(hp.enc_n))] + ["G"]
-        for w, scope in zip(reversed(weights), scopes):
-            activation = tf.sigmoid if scope == "G" else ae.ACTIVATIONS[hp.activation]
-            with tf.name_scope(scope):
-                b = tf.Variable(tf.zeros([w.shape[0]]), name="b", use_resource=True)
-                h = activation(tf.matmul(h, w, transpose_b=True) + b)
-        return network(hp, X, Z, h, ae.l2_loss(h, X))
-
-
-def variational(hp, beta=1.0):
-    """Z is drawn from N(mean, sd^2) in training, and is the mean otherwise. mean, sd: (batch, Z_n)
-
-    loss: minus the evidence lower bound (ELBO), the cross entropy of X and G plus beta times the
-    Kullback-Leibler divergence sum of (sd^2 + mean^2 - 1 - log sd^2) / 2. Both are sums over the
-    minibatch, the pixels and the latents: with a mean over pixels, the divergence would count 784
-    times as much, and Z would say nothing about X. Kingma and Welling (2013); beta: Higgins et al.
-    (2017).
-    """
-    with new_graph(hp):
-        X = ae.inputs(hp)
-        both = ae.encode(X, dataclasses.replace(hp, Z_n=2 * hp.Z_n, Z_activation="linear"))
-        with tf.name_scope("sample"):
-            mean, log_variance = tf.split(both, 2, axis=1)
-            is_random = tf.placeholder_with_default(0.0, [], "is_random")
-            Z = mean + is_random * tf.exp(log_variance / 2) * normal(mean, hp)
-        G = ae.decode(Z, hp)
-        logits = G.op.inputs[0]  # of the sigmoid
-        with tf.name_scope("loss"):
-            entropies = tf.nn.sigmoid_cross_entropy_with_logits(labels=X, logits=logits)
-            cross_entropy = tf.reduce_sum(entropies, name="cross_entropy")
-            divergences = (tf.exp(log_variance) + mean**2 - 1 - log_variance) / 2
-            divergence = tf.reduce_sum(divergences, name="divergence")
-            loss = cross_entropy + beta * divergence
-        return network(hp, X, Z, G, loss, {is_random: 1.0})
-
-
-def convolutional(hp, filters=(16, 32)):
-    """Two layers of filters, of 3 x 3 pixels and with strides of 2, to a quarter of the height and width,
-    and back. hp.enc_n and hp.dec_n have no effect.
-
-    loss: as the tutorial's. Masci, Meier, Cireşan, Schmidhuber (2011).
-    """
-    side = math.isqrt(hp.X_n)
-    ae.require(
-        side**2 == hp.X_n and side % 4 == 0, "convolutional needs a side that is a multiple of 4"
-    )
-    few, many = filters
-    small = [-1, side // 4, side // 4, many]
-    activation = ae.ACTIVATIONS[hp.activation]
-
-    def weights(shape):
-        return tf.Variable(tf.initializers.glorot_uniform()(shape), name="w", use_resource=True)
-
-    with new_graph(hp):
-        X = ae.inputs(hp)
-        batch = tf.shape(X)[0]
-        h = tf.reshape(X, [-1, side, side, 1])
-        with tf.name_scope("Encoder"):
-            for n, m in ((1, few), (few, many)):
-                h = activation(tf.nn.conv2d(h, weights([3, 3, n, m]), strides=2, padding="SAME"))
-            h = tf.reshape(h, [-1, np.prod(small[1:])])
-        Z = ae.layer(h, hp.Z_n, ae.ACTIVATIONS[hp.Z_activation], "Z", hp)
-        h = ae.layer(Z, np.prod(small[1:]), activation, "Decoder/Layer01", hp)
-        h = tf.reshape(h, small)
-        with tf.name_scope("Decoder"):
-            shape = [batch, side // 2, side // 2, few]
-            h = activation(tf.nn.conv2d_transpose(h, weights([3, 3, few, many]), shape, strides=2))
-        with tf.name_scope("G"):
-            shape = [batch, side, side, 1]
-            h = tf.nn.conv2d_transpose(h, weights([3, 3, 1, few]), shape, strides=2)
-            G = tf.sigmoid(tf.reshape(h, [-1, hp.X_n]))
-        return network(hp, X, Z, G, ae.l2_loss(G, X))
-
-
-KINDS = {"plain": ae.build, "denoising": denoising, "sparse": sparse, "tied": tied}
-KINDS |= {"variational": variational, "convolutional": convolutional}
-
+from beyond import common
+from beyond.kinds import KINDS, MASKED_SHARE, NOISE_SD
 
 # ---- Evaluation ----------------------------------------------------------------------------------
 
 
+def damaged(images):
+    """Returns images (n, X_n) with noise, and with pixels set to 0, as in the training of kinds denoising
+    and masking: {"noisy" or "masked": (n, X_n)}."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal(images.shape, np.float32)
+    noisy = images + np.float32(NOISE_SD) * noise
+    is_kept = rng.random(images.shape, np.float32) >= MASKED_SHARE
+    masked = images * is_kept / np.float32(1 - MASKED_SHARE)
+    return {"noisy": noisy, "masked": masked}
+
+
+def scores(sess, net, images):
+    """Reconstructs images (n, X_n), and also noisy and masked ones. Returns the scores of G against the
+    images themselves: {"clean", "noisy" or "masked": score}."""
+    found = {}
+    inputs = {"clean": images} | damaged(images)
+    for name, given in inputs.items():
+        G = common.run_batches(sess, net.G, net.X, given, "evaluating")
+        found[name] = common.reconstruction_score(G, images)
+    return found
+
+
+def varying_latents(Z):
+    """Returns how many latents vary: those with a variance above 0.01 over images. Z: (n, Z_n)
+
+    In a variational autoencoder, a latent that says nothing about the image is nearly the same for all
+    images, but hardly ever 0. The limit is that of Burda, Grosse and Salakhutdinov (2015).
+    """
+    return np.count_nonzero(Z.var(axis=0) > 0.01)
+
+
 def evidence(sess, net, images):
-    """Returns cross entropy and divergence of a variational Network, in nats per image, as its loss in
-    training has them. Their sum is minus the evidence lower bound."""
-    graph = net.X.graph
-    parts = [graph.get_tensor_by_name(f"loss/{name}:0") for name in ("cross_entropy", "divergence")]
-    batch_size, feed = net.hp.batch_size, net.training_feed
-    batches = ae.run_batches(sess, parts, net.X, images, batch_size, feed)
-    return np.sum([sums for _, sums in batches], axis=0, dtype=np.float64) / len(images)
+    """Returns cross entropy and divergence of a variational Network, in nats per image, with Z drawn as in
+    training. Their sum is minus the evidence lower bound (ELBO)."""
+    names = ("loss/cross_entropy:0", "divergence/sum:0")
+    parts = [net.X.graph.get_tensor_by_name(name) for name in names]
+    # At once, because all minibatches would get the same noise.
+    sums = sess.run(parts, {net.X: images, **net.training_feed})
+    return np.float64(sums) / len(images)
+
+
+# ---- Pictures ------------------------------------------------------------------------------------
+
+
+def draw(sess, net, like=None, n=10):
+    """Returns images that the decoder generates from random Z: (n, X_n). Z is drawn from N(0, I), or from
+    the normal distribution with the mean and the covariance of `like` (m, Z_n)."""
+    rng = np.random.default_rng(0)
+    mean = np.zeros(net.hp.Z_n)
+    covariance = np.eye(net.hp.Z_n)
+    if like is not None:
+        mean = like.mean(axis=0)
+        covariance = np.atleast_2d(np.cov(like, rowvar=False))
+    Z = rng.multivariate_normal(mean, covariance, n)
+    return sess.run(net.G, {net.Z: Z})
+
+
+def single_latents(sess, net, Z, n=10):
+    """Returns G of codes in which all latents but one are 0: (n, X_n). The latents are the n with the
+    greatest variance over Z (m, Z_n), each with its value that is farthest from 0."""
+    latents = np.argsort(-Z.var(axis=0))[:n]
+    rows = abs(Z).argmax(axis=0)[latents]
+    codes = np.zeros([len(latents), net.hp.Z_n])
+    codes[np.arange(len(latents)), latents] = Z[rows, latents]
+    return sess.run(net.G, {net.Z: codes})
+
+
+def picture_rows(sess, net, kind, test):
+    """Returns what shows the purpose of a kind, for a network of it or for a plain one: {name: images}.
+    test: DataSet."""
+    firsts = ae.first_of_each(test.labels)
+    rows = {"G": ae.run_images(sess, net, net.G, test.images[firsts])}
+    if kind in ("denoising", "masking"):
+        for name, images in damaged(test.images).items():
+            rows[f"G of {name}"] = ae.run_images(sess, net, net.G, images[firsts])
+    if kind in ("variational", "sparse"):
+        Z = common.encode_images(sess, net, test.images)
+    if kind == "variational":
+        rows["drawn"] = draw(sess, net)
+        rows["drawn like Z"] = draw(sess, net, like=Z)
+    if kind == "sparse":
+        rows["single latents"] = single_latents(sess, net, Z)
+    return rows
+
+
+def plot_plane(sess, net, test, n=20):
+    """Draws the plane of a Z of two numbers: the images that the decoder generates on a grid of n x n points;
+    and the Z of the images of `test`, a DataSet, in the colours of their labels. The grid reaches from
+    their 1st to their 99th percentile in each direction. Returns a Figure."""
+    Z = common.encode_images(sess, net, test.images)
+    low, high = np.quantile(Z, [0.01, 0.99], axis=0)
+    x, y = np.linspace(low, high, n).T
+    grid = np.stack(np.meshgrid(x, y[::-1]), axis=-1)  # the first row of a picture is at the top
+    G = sess.run(net.G, {net.Z: grid.reshape(-1, 2)})
+    margin = (high - low) / (n - 1) / 2  # of the images, around the points that they are drawn from
+    (left, bottom), (right, top) = low - margin, high + margin
+    figure = Figure(figsize=(11, 5), dpi=80, layout="constrained")
+    sheet, map_of_Z = figure.subplots(1, 2)
+    extent = (left, right, bottom, top)
+    sheet.imshow(ae.tiled(G, n), extent=extent, aspect="auto", vmin=0, vmax=1)
+    sheet.set(title="G", xlabel="Z[0]", ylabel="Z[1]")
+    colours = {}
+    if test.labels is not None:
+        colours = {"c": ae.as_integers(test.labels), "cmap": "tab10"}
+    points = map_of_Z.scatter(*Z.T, s=2, **colours)
+    map_of_Z.set(title="Z of the test images", xlabel="Z[0]", ylabel="Z[1]")
+    map_of_Z.set(xlim=(left, right), ylim=(bottom, top))
+    if colours:
+        dots, names = points.legend_elements(num=None)
+        map_of_Z.legend(dots, names, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+# ---- Command line --------------------------------------------------------------------------------
+
+
+def evaluate(sess, net, kind, test):
+    """Prints minus the ELBO if there is one. Returns the network's row of the command's table."""
+    if kind == "variational":
+        cross_entropy, divergence = evidence(sess, net, test.images)
+        total = cross_entropy + divergence
+        parts = f"cross entropy {cross_entropy:.2f} + divergence {divergence:.2f}"
+        print(f"minus the ELBO: {total:.2f} nats per test image = {parts}")
+        print("the validation loss is that of the mean of Z: it is smaller than minus the ELBO")
+    varying = varying_latents(common.encode_images(sess, net, test.images))
+    by_input = [f"{score:.1f}" for score in scores(sess, net, test.images).values()]
+    return [kind, *by_input, f"{varying} of {net.hp.Z_n}"]
 
 
 def main(args):
-    """Trains another KIND of autoencoder than the tutorial's: denoising, sparse, tied, variational or
-    convolutional; or plain, the tutorial's own. Z is linear by default. Evaluates it on the test images,
-    also with noise of standard deviation 0.5."""
+    """Trains an autoencoder of another KIND than the tutorial's, and a plain one with the same
+    hyperparameters, which is not kept. Z is linear by default, and kind sparse has 100 latents.
+    Evaluates both on the test images, also with noise, and with half of the pixels set to 0 and the
+    others doubled. Draws what the kind is for."""
     data = ae.read_data_sets(args.data_dir)
     hp = ae.hparams_from_args(args, data)
     if args.kind == "sparse" and "Z_n" not in args:
         hp = dataclasses.replace(hp, Z_n=100)
     logdir = args.logdir or Path("logs", args.kind)
-    net = KINDS[args.kind](hp)
+    if args.resume and ae.read_run(logdir):
+        _, _, kind = common.open_network(logdir)
+        message = f"the run in {logdir} is {kind}, not {args.kind}: use another logdir"
+        ae.require(kind == args.kind, message)
     print(f"device: {ae.device()}")
-    with ae.start_session(net) as sess:
-        ae.train(sess, net, data, logdir, args.resume)
-        X = data.test.images
-        evaluation = ae.evaluate(sess, net, X)
-        print(evaluation)
-        ae.write_test(sess, net, data.test, evaluation, logdir)
-        firsts = ae.first_of_each(data.test.labels)
-        rows = {"X": X[firsts], "G": ae.run_images(sess, net, net.G, X[firsts])}
-        rng = np.random.default_rng(0)
-        noisy = X + np.float32(0.5) * rng.standard_normal(X.shape, np.float32)
-        G = ae.run_images(sess, net, net.G, noisy)
-        score = ae.REPORTED_IMAGES * np.square(G - X).sum(dtype=np.float64) / 2 / len(X)
-        print(f"score of noisy images: {score:.3f}")
-        rows |= {"noisy": noisy[firsts], "G of noisy": G[firsts]}
-        if args.kind == "variational":
-            parts = evidence(sess, net, X)
-            names = "cross entropy {:.1f}, divergence {:.1f}".format(*parts)
-            print(f"minus the ELBO: {sum(parts):.1f} nats per image: {names}")
-            varying = np.sum(ae.run_images(sess, net, net.Z, X).var(axis=0) > 0.01)
-            print(f"latents whose mean varies: {varying} of {hp.Z_n}")
-            drawn = rng.standard_normal([len(X[firsts]), hp.Z_n])
-            rows["drawn"] = sess.run(net.G, {net.Z: drawn})
+    table = [["kind", "score", "noisy", "masked", "latents that vary"]]
+    firsts = ae.first_of_each(data.test.labels)
+    rows = {"X": data.test.images[firsts]}
+    if args.kind in ("denoising", "masking"):
+        for name, images in damaged(data.test.images).items():
+            rows[name] = images[firsts]
+    for kind in dict.fromkeys([args.kind, "plain"]):
+        net = KINDS[kind](hp)
+        with ae.start_session(net) as sess:
+            if kind == args.kind:
+                ae.train(sess, net, data, logdir, args.resume)
+                ae.write_test(
+                    sess, net, data.test, ae.evaluate(sess, net, data.test.images), logdir
+                )
+                if hp.Z_n == 2:
+                    plot_plane(sess, net, data.test).savefig(logdir / "plane.png", dpi=100)
+            else:
+                print("plain, for comparison:")
+                ae.train(sess, net, data)
+            table.append(evaluate(sess, net, kind, data.test))
+            for name, images in picture_rows(sess, net, args.kind, data.test).items():
+                rows[f"{kind}: {name}"] = images
+    print(common.format_table(*table))
     path = logdir / "reconstruction.png"
     ae.plot_images(rows).savefig(path, dpi=100)
     print(f"images: {path}")
+    if hp.Z_n == 2:
+        print(f"plane of Z: {logdir / 'plane.png'}")
     print(f"graph and losses: tensorboard --logdir {shlex.quote(str(logdir))}")
 
 
 if __name__ == "__main__":
     example = "python -m beyond.variants variational --Z_n 2 --logdir logs/plane"
     parser = ae.Parser("python -m beyond.variants", main.__doc__, example)
-    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=" or ".join(KINDS))
+    help = f"{' or '.join(KINDS)}: see beyond/kinds.py"
+    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=help)
     parser.add_data_dir()
     help = "folder of the run (default: logs/KIND)"
     parser.add_argument("--logdir", type=ae.user_path, metavar="FOLDER", help=help)
     ae.add_hparams(parser)
+    common.add_linear_Z(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
-    parser.set_defaults(Z_activation="linear")
     parser.usage = "%(prog)s KIND [options]"
     sys.exit(ae.run_command(main, parser, hint="; --resume continues after the last whole epoch"))

@@ -1,7 +1,9 @@
-"""beyond.variants: each kind is trained alike by both loops, resumed and opened; the ELBO by NumPy."""
+"""beyond.kinds: each is trained alike by both loops, and after a kill, and is opened; the ELBO by NumPy."""
 
-import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,82 +11,110 @@ import pytest
 import autoencoder as ae
 from beyond import keras_model, variants
 from beyond.common import load_run, open_network
-from conftest import SMALL, typed
+from beyond.kinds import KINDS, normal, uniform, variational
+from conftest import ROOT, SMALL, typed
 from test_built import HP, IMAGES, check, train
 
 tf = ae.tf
-ALL = pytest.mark.parametrize("kind", variants.KINDS)
+ALL = pytest.mark.parametrize("kind", KINDS)
+# Trains each kind in a process that is killed after the first epoch. It forks before it has a session.
+KILLED = """
+import os, signal
+from beyond.kinds import KINDS
+from test_built import HP, train
+for kind, make in KINDS.items():
+    child = os.fork()
+    if not child:
+        train(make(HP), kind, on_epoch=lambda epoch: os.kill(os.getpid(), signal.SIGKILL))
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of runs that were killed after their first epoch, in folders named as their kinds."""
+    folder = tmp_path_factory.mktemp("killed")
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    subprocess.run([sys.executable, "-c", KILLED], cwd=folder, env=env, check=True, timeout=300)
+    return folder
 
 
 @ALL
-def test_both_loops_and_a_resumed_run_end_with_the_same_weights(kind, tmp_path, capsys):
-    short = variants.KINDS[kind](dataclasses.replace(HP, epoch_n=1))
-    net = variants.KINDS[kind](HP)
+def test_both_loops_and_a_killed_run_end_with_the_same_weights(kind, killed, capsys, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    net = KINDS[kind](HP)
     unbroken = train(net)
     capsys.readouterr()
     check(train(net, loop=None), unbroken, rtol=1e-5, atol=1e-5)
     assert ("without XLA" in capsys.readouterr().out) == (kind == "convolutional")
-    train(short, tmp_path)
-    check(train(net, tmp_path, resume=True), unbroken)
+    check(train(net, killed / kind, resume=True), unbroken)
+    assert "resumed after epoch 1\n" in capsys.readouterr().out
 
 
 def test_noise_is_normal_and_differs_from_step_to_step_and_by_its_use():
     with tf.Graph().as_default(), tf.Session() as sess:
-        x = tf.zeros([1000, 31])
-        noise = [variants.normal(x, HP), variants.normal(x, HP, use=1)]
+        noise = [normal([1000, 31], HP), normal([1000, 31], HP, use=1)]
         step = tf.train.get_global_step()
         sess.run(step.initializer)
         draws = [*sess.run(noise), *sess.run(noise)[:1]]
         sess.run(step.assign_add(1))
         draws += sess.run(noise)
+        shares = np.histogram(sess.run(uniform([30000], HP)), 10, (0, 1))[0] / 30000
     assert np.array_equal(draws[0], draws[2])
     draws = np.reshape([draws[k] for k in (0, 1, 3, 4)], [4, -1]).astype(np.float64)
     np.testing.assert_allclose(np.cov(draws), np.eye(4), atol=0.03)  # of 31,000: five sigmas
     np.testing.assert_allclose(draws.mean(axis=1), 0, atol=0.03)
     np.testing.assert_allclose((draws**4).mean(axis=1), 3, atol=0.3)
+    np.testing.assert_allclose(shares, 0.1, atol=0.01)
 
 
-def test_the_elbo_is_numpys():
-    net = variants.variational(HP, beta=4.0)
+def test_the_elbo_is_numpys_and_less_than_the_bound_of_200_samples():
+    net = variational(HP, beta=4.0)
+    X = IMAGES[:20]
     with ae.start_session(net) as sess:
         split = net.X.graph.get_operation_by_name("sample/split").outputs
-        feed = {net.X: IMAGES[:20], **net.training_feed}
         logits = net.G.op.inputs[0]
-        mean, log_variance, logits, loss = sess.run([*split, logits, net.loss], feed)
-        parts = variants.evidence(sess, net, IMAGES[:20])
-        mode = sess.run([net.Z, split[0]], {net.X: IMAGES[:20]})
-    assert np.array_equal(*mode)  # without noise, Z is the mean
-    X, variance = IMAGES[:20], np.exp(np.float64(log_variance))
-    log_G = -np.logaddexp(0, -np.float64(logits))
-    log_1_minus_G = -np.logaddexp(0, np.float64(logits))
-    cross_entropy = -(X * log_G + (1 - X) * log_1_minus_G).sum()
-    divergence = (variance + mean**2 - 1 - log_variance).sum() / 2
+        feed = {net.X: X, **net.training_feed}
+        mean, log_variance, drawn, loss = sess.run([*split, logits, net.loss], feed)
+        parts = variants.evidence(sess, net, X)
+        assert np.array_equal(*sess.run([net.Z, split[0]], {net.X: X}))  # Z is the mean
+        noise = np.random.default_rng(0).standard_normal([200, *mean.shape])
+        Z = mean + np.exp(log_variance / 2) * noise
+        many = sess.run(logits, {net.Z: Z.reshape(-1, HP.Z_n)}).reshape(200, *X.shape)
+    cross_entropy = np.logaddexp(0, np.float64(drawn)).sum() - (X * drawn).sum()
+    divergence = (np.exp(log_variance) + mean**2 - 1 - log_variance).sum() / 2
     assert parts * 20 == pytest.approx([cross_entropy, divergence], rel=1e-4)
     assert loss == pytest.approx(cross_entropy + 4 * divergence, rel=1e-4)
+    log_p_of_X = (X * many - np.logaddexp(0, np.float64(many))).sum(axis=2)
+    log_weights = log_p_of_X - (Z**2 - noise**2 - log_variance).sum(axis=2) / 2
+    minus_bound = np.log(200) - np.logaddexp.reduce(log_weights, axis=0)
+    assert minus_bound.mean() < sum(parts) == pytest.approx(-log_weights.mean(), rel=0.05)
 
 
 @ALL
 def test_a_run_is_opened_by_its_folder_alone(kind, small_dir, tmp_path, capfd):
     run = tmp_path / "run"
-    flags = [*SMALL, "--epoch_n", 1, "--data_dir", small_dir, "--logdir", run]
-    assert typed(kind, *flags, "--init", "he", module="variants") == 0
-    assert (run / "reconstruction.png").exists()
+    flags = [*SMALL, "--epoch_n", 1, "--data_dir", small_dir, "--init", "he", "--logdir", run]
+    assert typed(kind, *flags, "--Z_n", 2, module="variants") == 0
+    table = re.findall(r"^ *(\w\S+) +([0-9.]+) .* of 2$", capfd.readouterr().out, re.M)
+    assert [name for name, _ in table] == list(dict.fromkeys([kind, "plain"]))
+    assert (run / "reconstruction.png").exists() and (run / "plane.png").exists()
+    assert open_network(run)[2] == kind
+    with load_run(run) as (sess, net, data):
+        X = data.test.images
+        Z, G = sess.run([net.Z, net.G], {net.X: X})
+    assert table[0][1] == f"{50 * np.square(G - X).sum(axis=1).mean():.1f}"
     np.save(tmp_path / "images.npy", IMAGES)
     assert typed(tmp_path / "images.npy", "--logdir", run, module="screen") == 0
     assert typed("--logdir", run, "--output", tmp_path / "saved", module="export") == 0
-    assert open_network(run)[2] == kind
-    if kind in ("tied", "variational", "convolutional"):
-        with pytest.raises(
-            ae.AutoEncoderError, match=f"is {kind}, which does not consist of Dense"
-        ):
-            keras_model.keras_model(run)
-    with load_run(run) as (sess, net, data):
-        expected = sess.run(net.Z, {net.X: data.test.images})
     with tf.Graph().as_default(), tf.Session() as sess:
         loaded = tf.saved_model.load(sess, ["serve"], str(tmp_path / "saved"))
         encode = loaded.signature_def["encode"]
-        feed = {encode.inputs["images"].name: data.test.images}
-        np.testing.assert_allclose(sess.run(encode.outputs["Z"].name, feed), expected, rtol=1e-5)
+        feed = {encode.inputs["images"].name: X}
+        np.testing.assert_allclose(sess.run(encode.outputs["Z"].name, feed), Z, rtol=1e-5)
+    if kind in ("tied", "variational", "convolutional"):
+        with pytest.raises(ae.AutoEncoderError, match=f"is {kind}, which does not consist of"):
+            keras_model.keras_model(run)
     other = "tied" if kind != "tied" else "plain"
-    assert typed(other, *flags, "--init", "he", "--resume", module="variants") == 2
-    assert re.search("has another .*graph:", capfd.readouterr().err)
+    assert typed(other, *flags, "--resume", module="variants") == 2
+    assert f"the run in {run} is {kind}, not {other}: use" in capfd.readouterr().err

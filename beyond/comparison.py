@@ -1,0 +1,152 @@
+"""Compares the kinds of autoencoder of beyond.kinds. See python -m beyond.comparison --help.
+
+| column   | description                                                                          |
+|----------|--------------------------------------------------------------------------------------|
+| weights  | trainable parameters                                                                 |
+| score    | half the squared error of 100 test images, whatever the loss is                      |
+| noisy    | score of test images with noise of standard deviation 0.5, against those without it  |
+| masked   | score of test images with half of their pixels set to 0 and the others doubled       |
+| vary     | latents with a variance above 0.01                                                   |
+| accuracy | of 5-nearest-neighbour classification by Z, in percent                               |
+| AUROC    | of test images with a defect against those without, by beyond.anomaly's score: mean  |
+|          | of four defects                                                                      |
+| worst    | the same, of the worst of the four                                                   |
+| s/epoch  | seconds, median of the epochs; * after the name: trained by feed_loop, without XLA   |
+| -ELBO    | minus the evidence lower bound, nats per test image                                  |
+"""
+
+import dataclasses
+import sys
+import time
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+import autoencoder as ae
+from beyond import anomaly, common, pca, variants
+from beyond.kinds import KINDS
+
+# {name: (kind, what is changed)}. The two before the last have about as many weights as the last.
+ROWS = {
+    "plain": ("plain", {}),
+    "cross-entropy": ("cross-entropy", {}),
+    "variational": ("variational", {}),
+    "denoising": ("denoising", {}),
+    "masking": ("masking", {}),
+    "plain, Z_n 100": ("plain", {"Z_n": 100}),
+    "sparse, Z_n 100": ("sparse", {"Z_n": 100}),
+    "tied": ("tied", {}),
+    "plain, enc_n 45, dec_n 45": ("plain", {"enc_n": 45, "dec_n": 45}),
+    "tied, enc_n 90": ("tied", {"enc_n": 90}),
+    "convolutional": ("convolutional", {}),
+}
+FORMATS = {
+    "weights": ",.0f",
+    "score": ".1f",
+    "noisy": ".1f",
+    "masked": ".1f",
+    "vary": ".1f",
+    "accuracy": ".2f",
+    "AUROC": ".3f",
+    "worst": ".3f",
+    "s/epoch": ".2f",
+    "-ELBO": ".2f",
+}
+
+
+def train(sess, net, data):
+    """Trains with a bar. Returns the median of the seconds of an epoch, and whether XLA compiled it."""
+    loop = ae.compile_loop(sess, net, show=lambda text: None)
+    times = [time.perf_counter()]
+
+    def take_time(epoch):
+        times.append(time.perf_counter())
+
+    common.train_with_bar(sess, net, data, loop=loop, on_epoch=take_time)
+    return np.median(np.diff(times)), loop is not ae.feed_loop
+
+
+def defect_aurocs(sess, net, data, abnormal):
+    """Returns the AUROC of each kind of abnormal images, {kind: (n, X_n)}, against the test images."""
+    score = anomaly.add_scores(sess, net, data)[anomaly.SCORE]
+    by_kind = {}
+    for kind, images in ({"normal": data.test.images} | abnormal).items():
+        values = common.run_batches(sess, score, net.X, images, "scoring")
+        by_kind[kind] = {anomaly.SCORE: values}
+    return list(anomaly.separations(roc_auc_score, by_kind).values())
+
+
+def evaluate(sess, net, kind, data, abnormal):
+    """Returns a trained network's row of the table without its time: {column: number}."""
+    train, test = data.train, data.test
+    scores = variants.scores(sess, net, test.images)
+    codes = common.encode_images(sess, net, train.images)
+    test_codes = common.encode_images(sess, net, test.images)
+    accuracy = pca.knn_accuracy(codes, test_codes, train.labels, test.labels)
+    aurocs = defect_aurocs(sess, net, data, abnormal)
+    found = {
+        "weights": sum(v.shape.num_elements() for v in net.variables if v.trainable),
+        "score": scores["clean"],
+        "noisy": scores["noisy"],
+        "masked": scores["masked"],
+        "vary": variants.varying_latents(test_codes),
+        "accuracy": 100 * accuracy,
+        "AUROC": np.mean(aurocs),
+        "worst": min(aurocs),
+    }
+    if kind == "variational":
+        found["-ELBO"] = sum(variants.evidence(sess, net, test.images))
+    return found
+
+
+def main(args):
+    """Trains each kind of autoencoder for each seed, and also plain and tied ones with as many latents or
+    weights as others have. Prints a table of what they can do. Z is linear by default. Draws what each
+    network of the last seed makes of noisy test images, kinds.png in --logdir. Takes seven minutes for
+    each seed on two cores."""
+    data = ae.read_data_sets(args.data_dir)
+    common.check_labels(data)
+    base = ae.hparams_from_args(args, data)
+    for kind, changes in ROWS.values():
+        KINDS[kind](dataclasses.replace(base, **changes))  # fails now if it cannot have this X_n
+    args.logdir.mkdir(parents=True, exist_ok=True)
+    X = data.test.images
+    abnormal = anomaly.defects(X)
+    firsts = ae.first_of_each(data.test.labels)
+    noisy = variants.damaged(X)["noisy"][firsts]
+    pictures = {"X": X[firsts], "noisy": noisy}
+    print(f"device: {ae.device()}")
+    results = {name: [] for name in ROWS}
+    labels = {}
+    for seed in args.seeds:
+        for name, (kind, changes) in ROWS.items():
+            net = KINDS[kind](dataclasses.replace(base, seed=seed, **changes))
+            with ae.start_session(net) as sess:
+                seconds, is_compiled = train(sess, net, data)
+                found = evaluate(sess, net, kind, data, abnormal) | {"s/epoch": seconds}
+                pictures[name] = ae.run_images(sess, net, net.G, noisy)
+            results[name].append(found)
+            labels[name] = name if is_compiled else f"{name}*"
+            print(f"seed {seed}, {name}: score {found['score']:.1f}", flush=True)
+    table = [["kind", *FORMATS]]
+    for name, of_seeds in results.items():
+        row = [labels[name]]
+        for column, spec in FORMATS.items():
+            values = [found[column] for found in of_seeds if column in found]
+            row.append(common.mean_sd(values, spec) if values else "")
+        table.append(row)
+    print(common.format_table(*table))
+    path = args.logdir / "kinds.png"
+    ae.plot_images(pictures).savefig(path, dpi=100)
+    print(f"images: {path}")
+
+
+if __name__ == "__main__":
+    example = "python -m beyond.comparison --seed 0 1 2"
+    parser = ae.Parser("python -m beyond.comparison", main.__doc__, example)
+    parser.add_data_dir()
+    parser.add_logdir("logs/comparison")
+    ae.add_hparams(parser)
+    common.add_linear_Z(parser)
+    common.add_seeds(parser)
+    sys.exit(ae.run_command(main, parser))
