@@ -10,7 +10,7 @@ import pytest
 
 import autoencoder as ae
 from beyond import keras_model, variants
-from beyond.common import load_run, open_network
+from beyond.common import load_run
 from beyond.kinds import KINDS, normal, uniform, variational
 from conftest import ROOT, SMALL, typed
 from test_built import HP, IMAGES, check, train
@@ -70,39 +70,39 @@ def test_noise_is_normal_and_differs_from_step_to_step_and_by_its_use():
 
 def test_the_elbo_is_numpys_and_less_than_the_bound_of_200_samples():
     net = variational(HP, beta=4.0)
-    X = IMAGES[:20]
     with ae.start_session(net) as sess:
         split = net.X.graph.get_operation_by_name("sample/split").outputs
         logits = net.G.op.inputs[0]
-        feed = {net.X: X, **net.training_feed}
+        feed = {net.X: IMAGES, **net.training_feed}
         mean, log_variance, drawn, loss = sess.run([*split, logits, net.loss], feed)
-        parts = variants.evidence(sess, net, X)
-        assert np.array_equal(*sess.run([net.Z, split[0]], {net.X: X}))  # Z is the mean
+        parts = variants.evidence(sess, net, IMAGES)
+        assert np.array_equal(*sess.run([net.Z, split[0]], {net.X: IMAGES}))  # Z is the mean
         noise = np.random.default_rng(0).standard_normal([200, *mean.shape])
         Z = mean + np.exp(log_variance / 2) * noise
-        many = sess.run(logits, {net.Z: Z.reshape(-1, HP.Z_n)}).reshape(200, *X.shape)
-    cross_entropy = np.logaddexp(0, np.float64(drawn)).sum() - (X * drawn).sum()
+        many = sess.run(logits, {net.Z: Z.reshape(-1, HP.Z_n)}).reshape(200, *IMAGES.shape)
+    cross_entropy = np.logaddexp(0, np.float64(drawn)).sum() - (IMAGES * drawn).sum()
     divergence = (np.exp(log_variance) + mean**2 - 1 - log_variance).sum() / 2
-    assert parts * 20 == pytest.approx([cross_entropy, divergence], rel=1e-4)
+    assert parts * len(IMAGES) == pytest.approx([cross_entropy, divergence], rel=1e-4)
     assert loss == pytest.approx(cross_entropy + 4 * divergence, rel=1e-4)
-    log_p_of_X = (X * many - np.logaddexp(0, np.float64(many))).sum(axis=2)
+    log_p_of_X = (IMAGES * many - np.logaddexp(0, np.float64(many))).sum(axis=2)
     log_weights = log_p_of_X - (Z**2 - noise**2 - log_variance).sum(axis=2) / 2
     minus_bound = np.log(200) - np.logaddexp.reduce(log_weights, axis=0)
     assert minus_bound.mean() < sum(parts) == pytest.approx(-log_weights.mean(), rel=0.05)
 
 
 @ALL
-def test_a_run_is_opened_by_its_folder_alone(kind, small_dir, tmp_path, capfd):
+def test_a_run_is_opened_by_its_folder_alone(kind, small_dir, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(ae, "compile_loop", lambda *_: ae.feed_loop)  # it takes seconds
     run = tmp_path / "run"
     flags = [*SMALL, "--epoch_n", 1, "--data_dir", small_dir, "--init", "he", "--logdir", run]
     assert typed(kind, *flags, "--Z_n", 2, module="variants") == 0
     table = re.findall(r"^ *(\w\S+) +([0-9.]+) .* of 2$", capfd.readouterr().out, re.M)
     assert [name for name, _ in table] == list(dict.fromkeys([kind, "plain"]))
     assert (run / "reconstruction.png").exists() and (run / "plane.png").exists()
-    assert open_network(run)[2] == kind
     with load_run(run) as (sess, net, data):
         X = data.test.images
         Z, G = sess.run([net.Z, net.G], {net.X: X})
+    assert f"network: {run}, {kind}, trained" in capfd.readouterr().out
     assert table[0][1] == f"{50 * np.square(G - X).sum(axis=1).mean():.1f}"
     np.save(tmp_path / "images.npy", IMAGES)
     assert typed(tmp_path / "images.npy", "--logdir", run, module="screen") == 0
