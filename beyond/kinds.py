@@ -201,8 +201,8 @@ def convolutional(hp, filters=(16, 32)):
 
     with new_graph(hp):
         X = ae.inputs(hp)
-        h = tf.reshape(X, [-1, side, side, 1])
         with tf.name_scope("Encoder"):
+            h = tf.reshape(X, [-1, side, side, 1])
             for n, m in ((1, few), (few, many)):
                 h = tf.nn.conv2d(h, weights([3, 3, n, m]), strides=2, padding="SAME")
                 h = activation(h)
