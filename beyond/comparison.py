@@ -102,7 +102,7 @@ def evaluate(sess, net, kind, data, abnormal):
 def main(args):
     """Trains each kind of autoencoder for each seed, and also plain and tied ones with as many latents or
     weights as others have. Prints a table of what they can do. Z is linear by default. Draws what each
-    network of the last seed makes of noisy test images, kinds.png in --logdir. Takes seven minutes for
+    network of the last seed makes of noisy test images, kinds.png in --logdir. Takes six minutes for
     each seed on two cores."""
     data = ae.read_data_sets(args.data_dir)
     common.check_labels(data)
