@@ -64,7 +64,7 @@ def progress_bar(description, iterable=None, total=None):
     return tqdm(iterable, description, total, leave=False, file=stream, disable=not is_shown)
 
 
-def train_with_bar(sess, net, data, logdir=None, loop=None, on_epoch=None):
+def train_with_bar(sess, net, data, logdir=None, on_epoch=None, loop=None):
     """Trains as autoencoder.train does, with a bar that counts the epochs in place of its lines.
     Returns a list of Epoch."""
     with progress_bar("training", total=net.hp.epoch_n) as bar:
