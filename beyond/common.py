@@ -30,9 +30,12 @@ def open_network(logdir):
         with contextlib.suppress(ae.AutoEncoderError):  # the kind cannot have these hyperparameters
             net = make(run.hp)
             if run.info["graph"] == ae.graph_checksum(net):
-                return net, run, kind
-    names = ", ".join(KINDS)
-    raise ae.AutoEncoderError(f"the graph of {logdir} is not one of beyond.kinds: {names}")
+                fed = run.info["training_feed"].items()
+                feed = {net.X.graph.get_tensor_by_name(name): value for name, value in fed}
+                return net._replace(training_feed=feed), run, kind
+    hint = "open it in a script of your own, by autoencoder.restore"
+    names = f"{', '.join(KINDS)}, with their default arguments"
+    raise ae.AutoEncoderError(f"the graph of {logdir} is none of {names}: {hint}")
 
 
 @contextlib.contextmanager

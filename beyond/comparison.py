@@ -102,8 +102,8 @@ def evaluate(sess, net, kind, data, abnormal):
 def main(args):
     """Trains each kind of autoencoder for each seed, and also plain and tied ones with as many latents or
     weights as others have. Prints a table of what they can do. Z is linear by default. Draws what each
-    network of the last seed makes of noisy test images, kinds.png in --logdir. Takes six minutes for
-    each seed on two cores."""
+    network of the last seed makes of noisy test images, kinds.png in --logdir. The columns are
+    explained at the top of beyond/comparison.py. Takes six minutes for each seed on two cores."""
     data = ae.read_data_sets(args.data_dir)
     common.check_labels(data)
     base = ae.hparams_from_args(args, data)
@@ -127,7 +127,8 @@ def main(args):
                 pictures[name] = ae.run_images(sess, net, net.G, noisy)
             results[name].append(found)
             labels[name] = name if is_compiled else f"{name}*"
-            print(f"seed {seed}, {name}: score {found['score']:.1f}", flush=True)
+            numbers = ", ".join(f"{k} {value:{FORMATS[k]}}" for k, value in found.items())
+            print(f"seed {seed}, {name}: {numbers}", flush=True)
     table = [["kind", *FORMATS]]
     for name, of_seeds in results.items():
         row = [labels[name]]
@@ -145,7 +146,9 @@ if __name__ == "__main__":
     example = "python -m beyond.comparison --seed 0 1 2"
     parser = ae.Parser("python -m beyond.comparison", main.__doc__, example)
     parser.add_data_dir()
-    parser.add_logdir("logs/comparison")
+    help = "folder for kinds.png (default: %(default)s)"
+    default = "logs/comparison"
+    parser.add_argument("--logdir", type=ae.user_path, default=default, metavar="FOLDER", help=help)
     ae.add_hparams(parser)
     common.add_linear_Z(parser)
     common.add_seeds(parser)

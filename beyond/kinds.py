@@ -26,12 +26,12 @@ MASKED_SHARE = 0.5  # of masking
 # ---- Random numbers ------------------------------------------------------------------------------
 
 # They are a function of hp.seed, the global step, and a number for each use in a graph. So feed_loop and
-# the compiled loop draw the same, and a resumed run draws what it would have drawn without a stop.
+# the compiled loop draw the same, up to rounding, and a resumed run draws what it would have drawn without a stop.
 
 
 def uniform(shape, hp, use=0):
     """Returns random numbers between 0 and 1, both excluded. Each step draws others."""
-    seed = [hp.seed % 2**32 + (use << 32), tf.train.get_or_create_global_step()]
+    seed = [(hp.seed + (use << 32)) % 2**63, tf.train.get_or_create_global_step()]
     # Integers, because XLA and TensorFlow's own kernels make different floats of the same seed.
     integers = tf.random.stateless_uniform(shape, seed, 0, 2**23, tf.int32, alg="philox")
     return (tf.cast(integers, tf.float32) + 0.5) * 2.0**-23
@@ -181,18 +181,19 @@ def variational(hp, beta=1.0):
 
 def convolutional(hp, filters=(16, 32)):
     """Two layers of 3 x 3 convolutions with strides of 2, to a quarter of the height and width, and back.
-    filters: how many the first and the second layer have. They have no biases, and are initialized
-    by Glorot's uniform distribution. hp.enc_n, hp.dec_n and hp.G_bias have no effect.
+    The images must be square. filters: how many the first and the second layer have. They have no
+    biases, and are initialized by Glorot's uniform distribution. hp.enc_n, hp.dec_n and hp.G_bias have
+    no effect.
 
     loss: as the tutorial's. Masci, Meier, Cireşan, Schmidhuber (2011), who have max-pooling in place
     of strides.
     """
     side = math.isqrt(hp.X_n)
-    is_valid = side**2 == hp.X_n and side % 4 == 0
-    message = f"kind convolutional needs a side that is a multiple of 4, not {hp.X_n} pixels"
-    ae.require(is_valid, message)
+    ae.require(side**2 == hp.X_n, f"kind convolutional needs square images, not {hp.X_n} pixels")
+    half = math.ceil(side / 2)
+    quarter = math.ceil(half / 2)
     few, many = filters
-    small = [-1, side // 4, side // 4, many]
+    units = quarter * quarter * many
     activation = ae.ACTIVATIONS[hp.activation]
 
     def weights(shape):
@@ -206,13 +207,13 @@ def convolutional(hp, filters=(16, 32)):
             for n, m in ((1, few), (few, many)):
                 h = tf.nn.conv2d(h, weights([3, 3, n, m]), strides=2, padding="SAME")
                 h = activation(h)
-            h = tf.reshape(h, [-1, math.prod(small[1:])])
+            h = tf.reshape(h, [-1, units])
         Z = ae.layer(h, hp.Z_n, ae.ACTIVATIONS[hp.Z_activation], "Z", hp)
-        h = ae.layer(Z, math.prod(small[1:]), activation, "Decoder/Layer01", hp)
+        h = ae.layer(Z, units, activation, "Decoder/Layer01", hp)
         with tf.name_scope("Decoder"):
-            h = tf.reshape(h, small)
+            h = tf.reshape(h, [-1, quarter, quarter, many])
             batch = tf.shape(h)[0]  # not that of X: Z may be fed instead
-            shape = [batch, side // 2, side // 2, few]
+            shape = [batch, half, half, few]
             h = tf.nn.conv2d_transpose(h, weights([3, 3, few, many]), shape, strides=2)
             h = activation(h)
         with tf.name_scope("G"):

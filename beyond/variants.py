@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 import autoencoder as ae
@@ -75,7 +76,7 @@ def draw(sess, net, like=None, n=10):
     covariance = np.eye(net.hp.Z_n)
     if like is not None:
         mean = like.mean(axis=0)
-        covariance = np.atleast_2d(np.cov(like, rowvar=False))
+        covariance = np.atleast_2d(np.cov(like, rowvar=False, ddof=0))
     Z = rng.multivariate_normal(mean, covariance, n)
     return sess.run(net.G, {net.Z: Z})
 
@@ -114,6 +115,7 @@ def plot_plane(sess, net, test, n=20):
     their 1st to their 99th percentile in each direction. Returns a Figure."""
     Z = common.encode_images(sess, net, test.images)
     low, high = np.quantile(Z, [0.01, 0.99], axis=0)
+    high = np.maximum(high, low + 1e-3)  # for a latent that does not vary
     x, y = np.linspace(low, high, n).T
     grid = np.stack(np.meshgrid(x, y[::-1]), axis=-1)  # the first row of a picture is at the top
     G = sess.run(net.G, {net.Z: grid.reshape(-1, 2)})
@@ -124,15 +126,16 @@ def plot_plane(sess, net, test, n=20):
     extent = (left, right, bottom, top)
     sheet.imshow(ae.tiled(G, n), extent=extent, aspect="auto", vmin=0, vmax=1)
     sheet.set(title="G", xlabel="Z[0]", ylabel="Z[1]")
-    colours = {}
-    if test.labels is not None:
-        colours = {"c": ae.as_integers(test.labels), "cmap": "tab10"}
-    points = map_of_Z.scatter(*Z.T, s=2, **colours)
     map_of_Z.set(title="Z of the test images", xlabel="Z[0]", ylabel="Z[1]")
     map_of_Z.set(xlim=(left, right), ylim=(bottom, top))
-    if colours:
-        dots, names = points.legend_elements(num=None)
-        map_of_Z.legend(dots, names, loc="center left", bbox_to_anchor=(1, 0.5))
+    if test.labels is None:
+        map_of_Z.scatter(*Z.T, s=2)
+        return figure
+    names, indices = np.unique(ae.as_integers(test.labels), return_inverse=True)
+    colours = colormaps["tab10" if len(names) <= 10 else "turbo"].resampled(len(names))
+    limits = {"vmin": -0.5, "vmax": len(names) - 0.5}
+    points = map_of_Z.scatter(*Z.T, s=2, c=indices, cmap=colours, **limits)
+    figure.colorbar(points, ticks=range(len(names)), label="label").ax.set_yticklabels(names)
     return figure
 
 
@@ -140,16 +143,19 @@ def plot_plane(sess, net, test, n=20):
 
 
 def evaluate(sess, net, kind, test):
-    """Prints minus the ELBO if there is one. Returns the network's row of the command's table."""
+    """Prints what a network can do. test: DataSet"""
+    clean, noisy, masked = scores(sess, net, test.images).values()
+    varying = varying_latents(common.encode_images(sess, net, test.images))
+    of_damaged = f"of noisy images {noisy:.1f}, of masked images {masked:.1f}"
+    print(f"{kind}: score {clean:.1f}, {of_damaged}; {varying} of {net.hp.Z_n} latents vary")
     if kind == "variational":
         cross_entropy, divergence = evidence(sess, net, test.images)
         total = cross_entropy + divergence
         parts = f"cross entropy {cross_entropy:.2f} + divergence {divergence:.2f}"
         print(f"minus the ELBO: {total:.2f} nats per test image = {parts}")
-        print("the validation loss is that of the mean of Z: it is smaller than minus the ELBO")
-    varying = varying_latents(common.encode_images(sess, net, test.images))
-    by_input = [f"{score:.1f}" for score in scores(sess, net, test.images).values()]
-    return [kind, *by_input, f"{varying} of {net.hp.Z_n}"]
+        print(
+            "the validation losses above are not that: they are of the mean of Z, and of 100 images"
+        )
 
 
 def main(args):
@@ -167,7 +173,6 @@ def main(args):
         message = f"the run in {logdir} is {kind}, not {args.kind}: use another logdir"
         ae.require(kind == args.kind, message)
     print(f"device: {ae.device()}")
-    table = [["kind", "score", "noisy", "masked", "latents that vary"]]
     firsts = ae.first_of_each(data.test.labels)
     rows = {"X": data.test.images[firsts]}
     if args.kind in ("denoising", "masking"):
@@ -178,18 +183,15 @@ def main(args):
         with ae.start_session(net) as sess:
             if kind == args.kind:
                 ae.train(sess, net, data, logdir, args.resume)
-                ae.write_test(
-                    sess, net, data.test, ae.evaluate(sess, net, data.test.images), logdir
-                )
+                evaluation = ae.evaluate(sess, net, data.test.images)
+                ae.write_test(sess, net, data.test, evaluation, logdir)
                 if hp.Z_n == 2:
                     plot_plane(sess, net, data.test).savefig(logdir / "plane.png", dpi=100)
             else:
-                print("plain, for comparison:")
-                ae.train(sess, net, data)
-            table.append(evaluate(sess, net, kind, data.test))
+                common.train_with_bar(sess, net, data)
+            evaluate(sess, net, kind, data.test)
             for name, images in picture_rows(sess, net, args.kind, data.test).items():
                 rows[f"{kind}: {name}"] = images
-    print(common.format_table(*table))
     path = logdir / "reconstruction.png"
     ae.plot_images(rows).savefig(path, dpi=100)
     print(f"images: {path}")

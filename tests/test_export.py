@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 
-from beyond import anomaly
+import autoencoder as ae
+from beyond import anomaly, kinds
 from beyond.common import load_run
 from conftest import typed
 
@@ -37,6 +38,17 @@ def test_another_program_computes_what_the_session_does(model, tmp_path):
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
     assert 0 < flag.sum() < len(flag)
+
+
+def test_a_network_with_another_amount_of_noise(model, tmp_path):
+    data = ae.read_data_sets(model[1])
+    net = kinds.denoising(ae.read_run(model[0]).hp, sd=0.2)
+    with ae.start_session(net) as sess:
+        ae.train(sess, net, data, tmp_path / "run")
+        G = sess.run(net.G, {net.X: data.test.images})
+    with load_run(tmp_path / "run") as (sess, net, data):
+        assert np.array_equal(sess.run(net.G, {net.X: data.test.images}), G)
+    assert list(net.training_feed.values()) == [0.2]
 
 
 def test_a_run_on_arrays_needs_their_place(model, tmp_path, capfd):

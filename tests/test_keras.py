@@ -42,5 +42,5 @@ def test_a_network_of_another_graph_is_refused(model, tmp_path):
     shutil.copytree(model[0], tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "run.json"
     path.write_text(path.read_text().replace('"linear"', '"relu"'))  # Z_activation
-    with pytest.raises(ae.AutoEncoderError, match="is none of plain, denoising"):
+    with pytest.raises(ae.AutoEncoderError, match="is none of plain, cross-entropy"):
         keras_model.keras_model(tmp_path / "run")

@@ -96,14 +96,14 @@ def test_a_run_is_opened_by_its_folder_alone(kind, small_dir, tmp_path, capfd, m
     run = tmp_path / "run"
     flags = [*SMALL, "--epoch_n", 1, "--data_dir", small_dir, "--init", "he", "--logdir", run]
     assert typed(kind, *flags, "--Z_n", 2, module="variants") == 0
-    table = re.findall(r"^ *(\w\S+) +([0-9.]+) .* of 2$", capfd.readouterr().out, re.M)
-    assert [name for name, _ in table] == list(dict.fromkeys([kind, "plain"]))
+    printed = re.findall(r"^(.+): score ([0-9.]+), .* latents vary$", capfd.readouterr().out, re.M)
+    assert [name for name, _ in printed] == list(dict.fromkeys([kind, "plain"]))
     assert (run / "reconstruction.png").exists() and (run / "plane.png").exists()
     with load_run(run) as (sess, net, data):
         X = data.test.images
         Z, G = sess.run([net.Z, net.G], {net.X: X})
     assert f"network: {run}, {kind}, trained" in capfd.readouterr().out
-    assert table[0][1] == f"{50 * np.square(G - X).sum(axis=1).mean():.1f}"
+    assert printed[0][1] == f"{50 * np.square(G - X).sum(axis=1).mean():.1f}"
     np.save(tmp_path / "images.npy", IMAGES)
     assert typed(tmp_path / "images.npy", "--logdir", run, module="screen") == 0
     assert typed("--logdir", run, "--output", tmp_path / "saved", module="export") == 0
