@@ -109,7 +109,7 @@ def picture_rows(sess, net, kind, test):
     return rows
 
 
-def plot_plane(sess, net, test, n=20):
+def plot_plane(sess, net, test, n=15):
     """Draws the plane of a Z of two numbers: the images that the decoder generates on a grid of n x n points;
     and the Z of the images of `test`, a DataSet, in the colours of their labels. The grid reaches from
     their 1st to their 99th percentile in each direction. Returns a Figure."""
@@ -121,7 +121,7 @@ def plot_plane(sess, net, test, n=20):
     G = sess.run(net.G, {net.Z: grid.reshape(-1, 2)})
     margin = (high - low) / (n - 1) / 2  # of the images, around the points that they are drawn from
     (left, bottom), (right, top) = low - margin, high + margin
-    figure = Figure(figsize=(11, 5), dpi=80, layout="constrained")
+    figure = Figure(figsize=(9, 4), dpi=80, layout="constrained")
     sheet, map_of_Z = figure.subplots(1, 2)
     extent = (left, right, bottom, top)
     sheet.imshow(ae.tiled(G, n), extent=extent, aspect="auto", vmin=0, vmax=1)
