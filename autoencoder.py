@@ -543,9 +543,10 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
     logdir: folder for a checkpoint and TensorBoard summaries after each epoch. Without resume, the
     first epoch replaces an earlier run there.
     resume: continue from the last checkpoint in logdir, if there is one. The final weights are the
-    same as without the interruption, unless the graph draws random numbers. Graph, images,
-    hyperparameters and training_feed must be as at the start of the run, except that epoch_n may be
-    larger if the schedule is constant. What depends on the epoch is best set by a loop of your own.
+    same as without the interruption, unless the graph draws random numbers that depend on more than
+    a seed and the global step. Graph, images, hyperparameters and training_feed must be as at the start
+    of the run, except that epoch_n may be larger if the schedule is constant. What depends on the epoch
+    is best set by a loop of your own.
     loop: a function (sess, net, images, epoch, show) that trains for one epoch and returns the loss per
     100 images. The default is compile_loop(sess, net), which computes the same as feed_loop, and
     faster. If you have changed feed_loop, pass loop=feed_loop.
@@ -1202,8 +1203,8 @@ class Parser(argparse.ArgumentParser):
         help = f"folder of IDX files, or .npz (default: {shown})"
         self.add_argument("--data_dir", type=user_path, default=default, metavar="PATH", help=help)
 
-    def add_logdir(self, default="logs/AutoEncoder"):
-        help = "folder of the run, or of the runs (default: %(default)s)"
+    def add_logdir(self, default="logs/AutoEncoder", help="folder of the run, or of the runs"):
+        help += " (default: %(default)s)"
         self.add_argument("--logdir", type=user_path, default=default, metavar="FOLDER", help=help)
 
     def error(self, message):

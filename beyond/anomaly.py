@@ -120,6 +120,13 @@ def distance_to_neighbours(Z, codes):
     return 1 - tf.reduce_mean(nearest[:, start:], axis=1)
 
 
+def score_images(sess, net, data, images):
+    """Scores images {kind: (m, X_n)} by each score of a network that was trained on `data` (DataSets).
+    Returns {kind: {name of a score: (m,)}}."""
+    scores = add_scores(sess, net, data)
+    return {k: common.run_batches(sess, scores, net.X, X, "scoring") for k, X in images.items()}
+
+
 def detect(sess, net, images, detector):
     """Scores images (n, X_n) by a Detector. Returns {name: (n,)}, and whether each is abnormal: (n,)."""
     scores = common.run_batches(sess, detector.scores, net.X, images, "scoring")
@@ -245,14 +252,13 @@ def score_case(data, abnormal, hps):
     by_seed = []
     for hp in hps:
         forest = make_forest(data.train, hp.seed)
-        found = {}
         net = ae.build(dataclasses.replace(hp, train_n=data.train.num_examples))
         with ae.start_session(net) as sess:
             common.train_with_bar(sess, net, data)
-            scores = add_scores(sess, net, data)
-            for kind, X in images.items():
-                by_network = common.run_batches(sess, scores, net.X, X, "scoring")
-                found[kind] = by_network | plain[kind] | {"isolation forest": forest(X)}
+            by_network = score_images(sess, net, data, images)
+        found = {}
+        for kind, X in images.items():
+            found[kind] = by_network[kind] | plain[kind] | {"isolation forest": forest(X)}
         by_seed.append(found)
     return by_seed
 

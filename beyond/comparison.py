@@ -68,12 +68,10 @@ def train(sess, net, data):
 
 def defect_aurocs(sess, net, data, abnormal):
     """Returns the AUROC of each kind of abnormal images, {kind: (n, X_n)}, against the test images."""
-    score = anomaly.add_scores(sess, net, data)[anomaly.SCORE]
-    by_kind = {}
-    for kind, images in ({"normal": data.test.images} | abnormal).items():
-        values = common.run_batches(sess, score, net.X, images, "scoring")
-        by_kind[kind] = {anomaly.SCORE: values}
-    return list(anomaly.separations(roc_auc_score, by_kind).values())
+    images = {"normal": data.test.images} | abnormal
+    scores = anomaly.score_images(sess, net, data, images)
+    aurocs = anomaly.separations(roc_auc_score, scores)
+    return [aurocs[anomaly.SCORE, kind] for kind in abnormal]
 
 
 def evaluate(sess, net, kind, data, abnormal):
@@ -146,9 +144,7 @@ if __name__ == "__main__":
     example = "python -m beyond.comparison --seed 0 1 2"
     parser = ae.Parser("python -m beyond.comparison", main.__doc__, example)
     parser.add_data_dir()
-    help = "folder for kinds.png (default: %(default)s)"
-    default = "logs/comparison"
-    parser.add_argument("--logdir", type=ae.user_path, default=default, metavar="FOLDER", help=help)
+    parser.add_logdir("logs/comparison", "folder for kinds.png")
     ae.add_hparams(parser)
     common.add_linear_Z(parser)
     common.add_seeds(parser)

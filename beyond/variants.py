@@ -91,14 +91,13 @@ def single_latents(sess, net, Z, n=10):
     return sess.run(net.G, {net.Z: codes})
 
 
-def picture_rows(sess, net, kind, test):
+def picture_rows(sess, net, kind, inputs, test):
     """Returns what shows the purpose of a kind, for a network of it or for a plain one: {name: images}.
-    test: DataSet."""
-    firsts = ae.first_of_each(test.labels)
-    rows = {"G": ae.run_images(sess, net, net.G, test.images[firsts])}
-    if kind in ("denoising", "masking"):
-        for name, images in damaged(test.images).items():
-            rows[f"G of {name}"] = ae.run_images(sess, net, net.G, images[firsts])
+    inputs: what G is shown of, {"X", "noisy" or "masked": (n, X_n)}; test: DataSet."""
+    rows = {}
+    for name, images in inputs.items():
+        row = "G" if name == "X" else f"G of {name}"
+        rows[row] = ae.run_images(sess, net, net.G, images)
     if kind in ("variational", "sparse"):
         Z = common.encode_images(sess, net, test.images)
     if kind == "variational":
@@ -174,10 +173,11 @@ def main(args):
         ae.require(kind == args.kind, message)
     print(f"device: {ae.device()}")
     firsts = ae.first_of_each(data.test.labels)
-    rows = {"X": data.test.images[firsts]}
+    inputs = {"X": data.test.images[firsts]}
     if args.kind in ("denoising", "masking"):
         for name, images in damaged(data.test.images).items():
-            rows[name] = images[firsts]
+            inputs[name] = images[firsts]
+    rows = dict(inputs)
     for kind in dict.fromkeys([args.kind, "plain"]):
         net = KINDS[kind](hp)
         with ae.start_session(net) as sess:
@@ -190,7 +190,7 @@ def main(args):
             else:
                 common.train_with_bar(sess, net, data)
             evaluate(sess, net, kind, data.test)
-            for name, images in picture_rows(sess, net, args.kind, data.test).items():
+            for name, images in picture_rows(sess, net, args.kind, inputs, data.test).items():
                 rows[f"{kind}: {name}"] = images
     path = logdir / "reconstruction.png"
     ae.plot_images(rows).savefig(path, dpi=100)
