@@ -109,6 +109,7 @@ INITIALIZERS = {
     "glorot": tf.initializers.glorot_normal(),
 }
 SCHEDULES = ("constant", "linear", "cosine")
+CENTERINGS = ("none", "mean")
 
 
 def _field(default, help, choices=(), low=1):
@@ -129,7 +130,7 @@ class HParams:
     activation: str = _field("relu", "of the hidden layers", ACTIVATIONS)
     Z_activation: str = _field("relu", "of Z", ACTIVATIONS)
     init: str = _field("normal", "initial weights", INITIALIZERS)
-    G_bias: float = _field(0.0, "initial bias of G", low=-math.inf)
+    centering: str = _field("none", "image to subtract from X, and to start G from", CENTERINGS)
     train_n: int = _field(55000, "training images")
     epoch_n: int = _field(10, "passes over the training images")
     batch_size: int = _field(100, "images in a minibatch")
@@ -170,7 +171,7 @@ RECIPES = {
         activation="swish",
         Z_activation="linear",
         init="glorot",
-        G_bias=-2.0,
+        centering="mean",
         batch_size=50,
         learning_rate=0.0035,
         schedule="linear",
@@ -365,6 +366,8 @@ def tiled(images, columns):
 
 # ---- Model architecture --------------------------------------------------------------------------
 
+MEAN_IMAGE = "mean_image"  # the variable's name
+
 
 class Network(NamedTuple):
     """A network to train: what build returns, or tensors of your own.
@@ -405,8 +408,8 @@ def inputs(hp):
 
 def encode(X, hp):
     """X: (batch, X_n) -> Z: (batch, Z_n)"""
-    h = X
     with tf.name_scope("Encoder"):
+        h = centered(X, hp)
         for i, n in enumerate(hp.enc_n):
             h = layer(h, n, ACTIVATIONS[hp.activation], f"Layer{i + 1:02d}", hp)
     return layer(h, hp.Z_n, ACTIVATIONS[hp.Z_activation], "Z", hp)
@@ -418,21 +421,39 @@ def decode(Z, hp):
     with tf.name_scope("Decoder"):
         for i, n in enumerate(hp.dec_n):
             h = layer(h, n, ACTIVATIONS[hp.activation], f"Layer{i + 1:02d}", hp)
-    return layer(h, hp.X_n, tf.sigmoid, "G", hp, hp.G_bias)
+    return layer(h, hp.X_n, lambda logits: image_of(logits, hp), "G", hp)
 
 
-def layer(x, n, activation, scope, hp, bias=0.0):
-    """A fully connected layer, activation(x w + b). x: (batch, m) -> (batch, n). bias: the initial value
-    of b. The tutorial's initialization is random around it."""
+def layer(x, n, activation, scope, hp):
+    """A fully connected layer, activation(x w + b). x: (batch, m) -> (batch, n)"""
     weights = INITIALIZERS[hp.init]
-    biases = tf.constant_initializer(bias)
-    if hp.init == "normal":
-        biases = tf.truncated_normal_initializer(bias, stddev=0.1)
+    biases = weights if hp.init == "normal" else tf.zeros_initializer()
     with tf.name_scope(scope):
         # compile_loop needs resource variables, also after tf.disable_v2_behavior().
         w = tf.Variable(weights([x.shape[1], n]), name="w", use_resource=True)
         b = tf.Variable(biases([n]), name="b", use_resource=True)
         return activation(tf.matmul(x, w) + b)
+
+
+def centered(X, hp):
+    """Returns X, or X minus the mean image. X: (batch, X_n)"""
+    return X if hp.centering == "none" else X - mean_image(hp)
+
+
+def image_of(logits, hp):
+    """Returns their sigmoid. With hp.centering, that of logits 0 is the mean image. logits: (batch, X_n)"""
+    if hp.centering == "none":
+        return tf.sigmoid(logits)
+    mean = tf.clip_by_value(mean_image(hp), 0.01, 0.99)
+    return tf.sigmoid(logits + tf.log(mean / (1 - mean)))
+
+
+def mean_image(hp):
+    """Returns the variable that `train` sets to the mean training image: (X_n,). It is not trained.
+    Networks in one tf.Graph share it."""
+    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        zeros = tf.zeros_initializer()
+        return tf.get_variable(MEAN_IMAGE, hp.X_n, None, zeros, trainable=False, use_resource=True)
 
 
 def l2_loss(G, X):
@@ -564,9 +585,8 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
         show(f"the first epoch will replace the earlier run in {logdir}")
     if len(history) == net.hp.epoch_n:
         return history
-    if not history and net.hp.schedule != "constant":
-        # Restarts the schedule, if this session has trained before.
-        sess.run(tf.train.get_or_create_global_step(net.X.graph).initializer)
+    if not history:
+        prepare_new_run(sess, net, data)
     loop = loop or compile_loop(sess, net, show)
     with recorder(sess, net, data, logdir, len(history), show) as record:
         for epoch in range(len(history) + 1, net.hp.epoch_n + 1):
@@ -581,6 +601,16 @@ def train(sess, net, data, logdir=None, resume=False, loop=None, on_epoch=None, 
             if on_epoch:
                 on_epoch(history[-1])
     return history
+
+
+def prepare_new_run(sess, net, data):
+    """Restarts the schedule, if this session has trained before. Sets the mean image, if there is one."""
+    if net.hp.schedule != "constant":
+        sess.run(tf.train.get_or_create_global_step(net.X.graph).initializer)
+    for variable in net.variables:
+        if variable.op.name.split("/")[-1] == MEAN_IMAGE:
+            mean = data.train.images.mean(axis=0, dtype=np.float64)
+            variable.load(mean.astype(np.float32), sess)
 
 
 def feed_loop(sess, net, images, epoch, show=print_line):

@@ -10,6 +10,8 @@ In a program that does not import autoencoder.py:
 
 import sys
 
+from scipy.special import logit
+
 import autoencoder as ae
 from beyond.common import open_network
 
@@ -41,7 +43,12 @@ def keras_model(logdir):
     model = keras.Model(X, G, name="autoencoder")
     with net.X.graph.as_default():
         weights = tf.trainable_variables()  # w and b of each layer from X to G, as Keras has them
-    model.set_weights([checkpoint.get_tensor(variable.op.name) for variable in weights])
+    values = [checkpoint.get_tensor(variable.op.name) for variable in weights]
+    if hp.centering == "mean":  # a Dense layer has no place for it but its bias
+        mean = checkpoint.get_tensor(ae.MEAN_IMAGE)
+        values[1] -= mean @ values[0]
+        values[-1] += logit(mean.clip(0.01, 0.99))
+    model.set_weights(values)
     return model
 
 

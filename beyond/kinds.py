@@ -141,14 +141,14 @@ def tied(hp):
         h = Z
         for i, w in enumerate(reversed(weights[1:])):
             h = tied_layer(h, w, ae.ACTIVATIONS[hp.activation], f"Decoder/Layer{i + 1:02d}")
-        G = tied_layer(h, weights[0], tf.sigmoid, "G", hp.G_bias)
+        G = tied_layer(h, weights[0], lambda logits: ae.image_of(logits, hp), "G")
         return network(hp, X, Z, G, ae.l2_loss(G, X))
 
 
-def tied_layer(x, w, activation, scope, bias=0.0):
-    """x: (batch, m), w: (n, m) -> (batch, n). bias: the initial value of b."""
+def tied_layer(x, w, activation, scope):
+    """x: (batch, m), w: (n, m) -> (batch, n)"""
     with tf.name_scope(scope):
-        b = tf.Variable(tf.fill([w.shape[0]], bias), name="b", use_resource=True)
+        b = tf.Variable(tf.zeros([w.shape[0]]), name="b", use_resource=True)
         return activation(tf.matmul(x, w, transpose_b=True) + b)
 
 
@@ -182,8 +182,7 @@ def variational(hp, beta=1.0):
 def convolutional(hp, filters=(16, 32)):
     """Two layers of 3 x 3 convolutions with strides of 2, to a quarter of the height and width, and back.
     The images must be square. filters: how many the first and the second layer have. They have no
-    biases, and are initialized by Glorot's uniform distribution. hp.enc_n, hp.dec_n and hp.G_bias have
-    no effect.
+    biases, and are initialized by Glorot's uniform distribution. hp.enc_n and hp.dec_n have no effect.
 
     loss: as the tutorial's. Masci, Meier, Cireşan, Schmidhuber (2011), who have max-pooling in place
     of strides.
@@ -203,7 +202,7 @@ def convolutional(hp, filters=(16, 32)):
     with new_graph(hp):
         X = ae.inputs(hp)
         with tf.name_scope("Encoder"):
-            h = tf.reshape(X, [-1, side, side, 1])
+            h = tf.reshape(ae.centered(X, hp), [-1, side, side, 1])
             for n, m in ((1, few), (few, many)):
                 h = tf.nn.conv2d(h, weights([3, 3, n, m]), strides=2, padding="SAME")
                 h = activation(h)
@@ -219,7 +218,7 @@ def convolutional(hp, filters=(16, 32)):
         with tf.name_scope("G"):
             shape = [batch, side, side, 1]
             h = tf.nn.conv2d_transpose(h, weights([3, 3, 1, few]), shape, strides=2)
-            G = tf.sigmoid(tf.reshape(h, [-1, hp.X_n]))
+            G = ae.image_of(tf.reshape(h, [-1, hp.X_n]), hp)
         return network(hp, X, Z, G, ae.l2_loss(G, X))
 
 

@@ -31,7 +31,7 @@ SPACE = {
     "activation": CategoricalDistribution(["relu", "swish"]),
     "Z_activation": CategoricalDistribution(["relu", "linear"]),
     "init": CategoricalDistribution(["normal", "he", "glorot"]),
-    "G_bias": FloatDistribution(-4, 0),
+    "centering": CategoricalDistribution(["none", "mean"]),
     "batch_size": CategoricalDistribution([50, 100]),
     "learning_rate": FloatDistribution(5e-4, 1e-2, log=True),
     "schedule": CategoricalDistribution(["constant", "linear", "cosine"]),
