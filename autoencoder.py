@@ -173,7 +173,7 @@ RECIPES = {
         init="glorot",
         centering="mean",
         batch_size=50,
-        learning_rate=0.0035,
+        learning_rate=0.0043,
         schedule="linear",
         weight_decay=0.1,
     ),

@@ -3,21 +3,26 @@
     python -m beyond.anomaly --help
 
 The command measures how well scores separate abnormal test images from normal ones, beside those of
-plain methods. beyond.screen and beyond.export use the functions.
+the plain methods of beyond.baselines. beyond.screen and beyond.export use the functions.
 
 | score          | logarithm of                                                                   |
 |----------------|--------------------------------------------------------------------------------|
-| error          | E = sum of (G - X)^2 / 2, the loss of the image                                |
-| reconstruction | W E / (1 + |X|^2), where W is the largest sum of (G - X)^2 in a window of 5 x 5|
-|                | pixels: an image with little ink has little error, and a defect is small       |
-| distance       | mean cosine distance of Z to the nearest Z of training images, because an      |
-|                | image can be reconstructed well from a Z that no normal image has              |
-| largest        | the larger of reconstruction and distance                                      |
+| error          | sum of (G - X)^2 / 2, the loss of the image                                    |
+| reconstruction | sum of (G - X)^2 / (1 + |X|^2) in a window of 5 x 5 pixels: an image with      |
+|                | little ink has little error                                                    |
+| local          | sum of (G - X)^2 / (v + mean of v) in a window, where v is the mean of         |
+|                | (G - X)^2 of this pixel over training images: an error where there is usually  |
+|                | none                                                                           |
+| brightness     | |sum of G - X| in a window: something bright or dark is missing, or too much   |
+| distance       | mean cosine distance of Z to the nearest Z of training images: an image can be |
+|                | reconstructed well from a Z that no normal image has                           |
+| largest        | the largest of the last four                                                   |
 
-Each is in standard deviations of the validation images, which are normal: their median is subtracted,
-and the difference is divided by the standard deviation, from the median, of those above it. So an
-image is as abnormal as the more unusual of its reconstruction and its Z. The images below the median
-are left out because the distributions are not symmetrical.
+Of all windows of an image, the one with the largest value counts. Distances are measured from the Z of
+a black image. Each score is in standard deviations of the validation images, which are normal: their
+median is subtracted, and the difference is divided by the standard deviation, from the median, of those
+above it. So an image is as abnormal as its most unusual aspect. The images below the median are left
+out because the distributions are not symmetrical.
 """
 
 import dataclasses
@@ -25,17 +30,17 @@ import sys
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
-from sklearn.neighbors import NearestNeighbors
 
 import autoencoder as ae
 from beyond import common
-from beyond.pca import decode_by_pca, fit_pca
+from beyond.baselines import make_baselines
+from beyond.kinds import KINDS
 
 tf = ae.tf
-SCORES = ("error", "reconstruction", "distance", "largest")
-SCORE = "largest"  # what screen and export use; chosen on validation images
+PARTS = ("reconstruction", "local", "brightness", "distance")  # of the score `largest`
+SCORES = ("error", *PARTS, "largest")
+SCORE = "largest"  # what screen and export use
 NEIGHBOURS = 5
 NEIGHBOUR_IMAGES = 10000  # the training images among which neighbours are looked for
 WINDOW = 5
@@ -55,9 +60,13 @@ def make_detector(sess, net, data, score=SCORE, rate=0.05):
     in the session was trained. At most `rate` of the validation images are above its threshold."""
     scores = add_scores(sess, net, data)
     normal = common.run_batches(sess, scores, net.X, data.validation.images, "scoring")[score]
-    # The smallest score that at most `rate` exceed, and more than rounding changes.
-    threshold = np.quantile(normal, 1 - rate, method="inverted_cdf") + 0.001
-    return Detector(scores, score, float(threshold))
+    return Detector(scores, score, threshold(normal, rate))
+
+
+def threshold(normal, rate):
+    """Returns the smallest score that at most `rate` of the normal ones (n,) exceed, and more than rounding
+    changes."""
+    return float(np.quantile(normal, 1 - rate, method="inverted_cdf")) + 0.001
 
 
 def add_scores(sess, net, data):
@@ -66,30 +75,49 @@ def add_scores(sess, net, data):
     data: DataSets of normal images. The Z of the first 10,000 training images become a constant of
     the graph.
     """
+    train = data.train.images[:NEIGHBOUR_IMAGES]
+    variance = usual_variance(sess, net, train)
     # Copies of an image would be neighbours of each other, at distance 0.
-    different_images = np.unique(data.train.images[:NEIGHBOUR_IMAGES], axis=0)
-    codes = common.encode_images(sess, net, different_images)
+    codes = common.encode_images(sess, net, np.unique(train, axis=0))
+    black = sess.run(net.Z, {net.X: np.zeros_like(train[:1])})
     with net.X.graph.as_default(), tf.name_scope("scores"):
-        squares = (net.G - net.X) ** 2
-        error = tf.reduce_sum(squares, axis=1) / 2
+        difference = net.G - net.X
+        squares = difference**2
         # The 1 is a white pixel. It gives a black image a score.
-        relative_error = error / (1 + tf.reduce_sum(net.X**2, axis=1))
-        log_reconstruction = log(relative_error) + log(largest_in_window(squares))
+        brightness_of_X = 1 + tf.reduce_sum(net.X**2, axis=1)
         logs = {
-            "error": log(error),
-            "reconstruction": log_reconstruction,
-            "distance": log(distance_to_neighbours(net.Z, codes)),
+            "error": log(tf.reduce_sum(squares, axis=1) / 2),
+            "reconstruction": log(largest_in_window(squares) / brightness_of_X),
+            "local": log(largest_in_window(squares / variance)),
+            "brightness": log(
+                tf.maximum(largest_in_window(difference), largest_in_window(-difference))
+            ),
+            "distance": log(distance_to_neighbours(net.Z - black, codes - black)),
         }
         of_normal = common.run_batches(sess, logs, net.X, data.validation.images, "scoring")
         scores = {}
         for name, tensor in logs.items():
-            median = np.median(of_normal[name])
-            above = of_normal[name][of_normal[name] >= median]
-            sd = np.sqrt(np.mean((above - median) ** 2))
-            # Images that are all alike differ by rounding alone.
-            scores[name] = (tensor - median) / max(sd, 0.05)
-        scores["largest"] = tf.maximum(scores["reconstruction"], scores["distance"])
+            median, sd = median_and_sd(of_normal[name])
+            scores[name] = (tensor - median) / sd
+        scores["largest"] = tf.reduce_max([scores[name] for name in PARTS], axis=0)
         return scores
+
+
+def usual_variance(sess, net, images):
+    """Returns v + mean of v (X_n,), where v is the mean of (G - X)^2 of a pixel over images (n, X_n). The
+    mean keeps a pixel that is always the same from being all that counts."""
+    G = common.run_batches(sess, net.G, net.X, images, "reconstructing")
+    v = np.square(G - images).mean(axis=0)
+    return v + v.mean() + 1e-9
+
+
+def median_and_sd(normal):
+    """Returns the median of normal scores (n,), and the standard deviation, from it, of those above it."""
+    median = np.median(normal)
+    above = normal[normal >= median]
+    sd = np.sqrt(np.mean((above - median) ** 2))
+    # Images that are all alike differ by rounding alone.
+    return median, max(sd, 0.05)
 
 
 def log(tensor):
@@ -97,11 +125,11 @@ def log(tensor):
     return tf.log(tensor + 1e-4)
 
 
-def largest_in_window(squares):
-    """Returns the largest sum of squared errors (batch, X_n) in a square of WINDOW pixels: (batch,)."""
-    height, width = ae.as_2d(np.empty(squares.shape[1])).shape
+def largest_in_window(values):
+    """Returns the largest sum of values (batch, X_n) in a square of WINDOW pixels: (batch,)."""
+    height, width = ae.as_2d(np.empty(values.shape[1])).shape
     size = [min(WINDOW, height), min(WINDOW, width)]
-    images = tf.reshape(squares, [-1, height, width, 1])
+    images = tf.reshape(values, [-1, height, width, 1])
     means = tf.nn.avg_pool2d(images, size, strides=1, padding="VALID")
     return size[0] * size[1] * tf.reduce_max(means, axis=[1, 2, 3])
 
@@ -125,46 +153,6 @@ def score_images(sess, net, data, images):
     Returns {kind: {name of a score: (m,)}}."""
     scores = add_scores(sess, net, data)
     return {k: common.run_batches(sess, scores, net.X, X, "scoring") for k, X in images.items()}
-
-
-def detect(sess, net, images, detector):
-    """Scores images (n, X_n) by a Detector. Returns {name: (n,)}, and whether each is abnormal: (n,)."""
-    scores = common.run_batches(sess, detector.scores, net.X, images, "scoring")
-    is_normal = scores[detector.score] <= detector.threshold  # False if the image has a NaN
-    return scores, ~is_normal
-
-
-# ---- Baselines -----------------------------------------------------------------------------------
-
-
-def make_baselines(train, components):
-    """Fits what one would try without a network to training images, a DataSet. Returns
-    {name: function of images (m, X_n) that returns their scores (m,)}.
-
-    components: of PCA.
-    """
-    pca = fit_pca(train.images, components)
-    neighbours = train.images[:NEIGHBOUR_IMAGES]
-    n = min(NEIGHBOURS, len(neighbours))
-    cosine = NearestNeighbors(n_neighbors=n, metric="cosine").fit(neighbours)
-    euclidean = NearestNeighbors(n_neighbors=n, algorithm="brute").fit(neighbours)
-
-    def pca_error(images):
-        reconstructions = decode_by_pca(pca, pca.transform(images))
-        return np.square(reconstructions - images).sum(axis=1)
-
-    return {
-        "PCA error": pca_error,
-        "cosine distance": lambda images: cosine.kneighbors(images)[0].mean(axis=1),
-        "Euclidean distance": lambda images: euclidean.kneighbors(images)[0].mean(axis=1),
-        "isolation forest": make_forest(train, seed=0),
-    }
-
-
-def make_forest(train, seed):
-    """Fits an isolation forest to training images. Returns a function as make_baselines does."""
-    forest = IsolationForest(random_state=seed % 2**32).fit(train.images)  # NumPy's seeds end there
-    return lambda images: -forest.score_samples(images)
 
 
 # ---- Abnormal images -----------------------------------------------------------------------------
@@ -240,26 +228,26 @@ def line(image, length, rng):
 MEASURES = {"AUROC": roc_auc_score, "average precision": average_precision_score}
 
 
-def score_case(data, abnormal, hps):
-    """Scores normal and abnormal test images by networks and baselines that are trained on normal
-    images. Returns for each of hps {kind, or "normal": {name of a score: (m,)}}.
+def score_case(data, abnormal, hps, kind="plain"):
+    """Scores normal and abnormal test images by networks and plain methods that are trained on normal
+    images. Returns for each of hps {a key of abnormal, or "normal": {name of a score: (m,)}}.
 
-    data: DataSets of normal images; abnormal: {kind: (m, X_n)}; hps: HParams with different seeds.
+    data: DataSets of normal images; abnormal: {what is abnormal: (m, X_n)}; hps: HParams with different
+    seeds; kind: of the networks, of kinds.KINDS.
     """
     images = {"normal": data.test.images} | abnormal
-    baselines = make_baselines(data.train, hps[0].Z_n)
-    plain = {kind: {name: f(X) for name, f in baselines.items()} for kind, X in images.items()}
+    baselines = make_baselines(data, hps[0].Z_n)
+    plain = {name: {} for name in images}
+    for name, baseline in common.progress_bar("plain methods", baselines.items()):
+        for kind_of_image, X in images.items():
+            plain[kind_of_image][name] = baseline(X)
     by_seed = []
     for hp in hps:
-        forest = make_forest(data.train, hp.seed)
-        net = ae.build(dataclasses.replace(hp, train_n=data.train.num_examples))
+        net = KINDS[kind](dataclasses.replace(hp, train_n=data.train.num_examples))
         with ae.start_session(net) as sess:
             common.train_with_bar(sess, net, data)
             by_network = score_images(sess, net, data, images)
-        found = {}
-        for kind, X in images.items():
-            found[kind] = by_network[kind] | plain[kind] | {"isolation forest": forest(X)}
-        by_seed.append(found)
+        by_seed.append({name: by_network[name] | plain[name] for name in images})
     return by_seed
 
 
@@ -294,8 +282,8 @@ def mean_table(by_case, names, kinds):
 
 
 def main(args):
-    """Trains on normal images alone, and measures how well the scores of the network, and those of four
-    baselines, separate abnormal test images from normal ones: by the area under the ROC curve (AUROC),
+    """Trains on normal images alone, and measures how well the scores of the network, and those of plain
+    methods, separate abnormal test images from normal ones: by the area under the ROC curve (AUROC),
     which is 1 if every abnormal image has a greater score than every normal one, and 0.5 by chance; and
     by average precision."""
     data = ae.read_data_sets(args.data_dir)
@@ -304,7 +292,7 @@ def main(args):
     print(f"device: {ae.device()}")
     tables = {measure: [] for measure in MEASURES}
     for label, normal, abnormal in cases(args.experiment, data):
-        by_seed = score_case(normal, abnormal, hps)
+        by_seed = score_case(normal, abnormal, hps, args.kind)
         names = by_seed[0]["normal"]
         for measure, function in MEASURES.items():
             tables[measure].append([separations(function, scores) for scores in by_seed])
@@ -323,6 +311,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--experiment", choices=EXPERIMENTS, default="one-normal", metavar="NAME", help=help
     )
+    help = f"of the network: {' or '.join(KINDS)} (default: plain)"
+    parser.add_argument("--kind", choices=KINDS, default="plain", metavar="NAME", help=help)
     ae.add_hparams(parser)
     common.add_seeds(parser)
     sys.exit(ae.run_command(main, parser))
