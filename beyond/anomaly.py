@@ -26,7 +26,9 @@ out because the distributions are not symmetrical.
 """
 
 import dataclasses
+import functools
 import sys
+import types
 from typing import NamedTuple
 
 import numpy as np
@@ -44,23 +46,55 @@ SCORE = "largest"  # what screen and export use
 NEIGHBOURS = 5
 NEIGHBOUR_IMAGES = 10000  # the training images among which neighbours are looked for
 WINDOW = 5
+SMALL = 1e-4  # added before a logarithm; more than rounding
 
 
 # ---- Scores of a network -------------------------------------------------------------------------
 
 
 class Detector(NamedTuple):
-    scores: dict  # {name of a score: tensor (batch,)}, in the graph of the network
+    tensors: dict  # {name of a score: tensor (batch,)}, in the graph of the network
+    baselines: dict  # {name of a score: function of images (n, X_n) that returns (n,)}
+    thresholds: dict  # {name of a score: the highest value of a normal image}
     score: str  # the name of the one that decides
-    threshold: float  # an image is abnormal unless its score is at most this
 
 
-def make_detector(sess, net, data, score=SCORE, rate=0.05):
+def make_detector(sess, net, data, score=SCORE, rate=0.05, baselines=types.MappingProxyType({})):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
-    in the session was trained. At most `rate` of the validation images are above its threshold."""
-    scores = add_scores(sess, net, data)
-    normal = common.run_batches(sess, scores, net.X, data.validation.images, "scoring")[score]
-    return Detector(scores, score, threshold(normal, rate))
+    in the session was trained. At most `rate` of the validation images are above its thresholds.
+
+    baselines: what make_baselines returns. Their scores will be in standard deviations of the
+    validation images, too.
+    """
+    validation = data.validation.images
+    tensors = add_scores(sess, net, data)
+    normal = common.run_batches(sess, tensors, net.X, validation, "scoring")
+    standardized = {}
+    for name, baseline in common.progress_bar("plain methods", baselines.items()):
+        logs = np.log(baseline(validation) + SMALL)
+        median, sd = median_and_sd(logs)
+        standardized[name] = functools.partial(standardized_score, baseline, median, sd)
+        normal[name] = (logs - median) / sd
+    thresholds = {name: threshold(values, rate) for name, values in normal.items()}
+    return Detector(tensors, standardized, thresholds, score)
+
+
+def standardized_score(baseline, median, sd, images):
+    """Returns the logarithm of what a baseline returns, in standard deviations from a median: (n,)."""
+    return (np.log(baseline(images) + SMALL) - median) / sd
+
+
+def detect(sess, net, images, detector):
+    """Scores images (n, X_n) by a Detector. Returns {name: (n,)}, and whether each is abnormal: (n,)."""
+    scores = common.run_batches(sess, detector.tensors, net.X, images, "scoring")
+    for name, baseline in common.progress_bar("plain methods", detector.baselines.items()):
+        scores[name] = baseline(images)
+    return scores, is_abnormal(scores, detector, detector.score)
+
+
+def is_abnormal(scores, detector, name):
+    """Returns whether images are abnormal by the score of a name: (n,). scores: {name: (n,)}"""
+    return ~(scores[name] <= detector.thresholds[name])  # also if the image has a NaN
 
 
 def threshold(normal, rate):
@@ -76,7 +110,7 @@ def add_scores(sess, net, data):
     the graph.
     """
     train = data.train.images[:NEIGHBOUR_IMAGES]
-    variance = usual_variance(sess, net, train)
+    variance = usual_variance(sess, net, data.train)
     # Copies of an image would be neighbours of each other, at distance 0.
     codes = common.encode_images(sess, net, np.unique(train, axis=0))
     black = sess.run(net.Z, {net.X: np.zeros_like(train[:1])})
@@ -103,9 +137,10 @@ def add_scores(sess, net, data):
         return scores
 
 
-def usual_variance(sess, net, images):
-    """Returns v + mean of v (X_n,), where v is the mean of (G - X)^2 of a pixel over images (n, X_n). The
-    mean keeps a pixel that is always the same from being all that counts."""
+def usual_variance(sess, net, train):
+    """Returns v + mean of v: (X_n,). v is the mean of (G - X)^2 of a pixel over training images, a DataSet.
+    The mean keeps pixels that are always the same from being all that counts."""
+    images = train.images[:NEIGHBOUR_IMAGES]
     G = common.run_batches(sess, net.G, net.X, images, "reconstructing")
     v = np.square(G - images).mean(axis=0)
     return v + v.mean() + 1e-9
@@ -121,8 +156,8 @@ def median_and_sd(normal):
 
 
 def log(tensor):
-    """Returns the logarithm. What is added is small, but more than rounding."""
-    return tf.log(tensor + 1e-4)
+    """Returns the logarithm of a tensor that is not negative."""
+    return tf.log(tensor + SMALL)
 
 
 def largest_in_window(values):

@@ -88,7 +88,7 @@ def make_patches(train, validation):
     median = np.median(usual, axis=0)
     sd = usual.std(axis=0)
     sd += 0.1 * sd.mean() + 1e-6  # where images hardly differ
-    return lambda images: ((distances(images) - median) / sd).max(axis=1)
+    return lambda images: np.maximum(0, (distances(images) - median) / sd).max(axis=1)
 
 
 def make_random_convolutions(train):

@@ -75,6 +75,16 @@ def decode_by_pca(pca, codes):
     return np.clip(pca.inverse_transform(codes), 0, 1)
 
 
+def scores_to_beat(data, n):
+    """Returns the scores of the validation images by PCA with n components, and by the mean of the training
+    images as the reconstruction of each. data: DataSets"""
+    train, validation = data.train.images, data.validation.images
+    pca = fit_pca(train, n)
+    by_pca = decode_by_pca(pca, pca.transform(validation))
+    mean = train.mean(axis=0)
+    return [common.reconstruction_score(G, validation) for G in (by_pca, mean)]
+
+
 def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
     """Returns the accuracy of k-nearest-neighbour classification of test images.
 

@@ -28,6 +28,7 @@ from sklearn.model_selection import train_test_split
 
 import autoencoder as ae
 from beyond.common import format_table, progress_bar
+from beyond.pca import scores_to_beat
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -277,10 +278,13 @@ def main(args):
         table = zip(range(len(names)), names, np.bincount(labels))
         print(format_table(["label", "class", "pictures"], *table))
     print(f"{len(train)} training and {len(test)} test images: {args.output}; preview: {preview}")
-    epochs = max(10, 4000 // (1 + len(train) // 50))  # 4,000 minibatches of 50
-    print(
-        f"train: python autoencoder.py --recipe tuned --epoch_n {epochs} --data_dir {args.output}"
-    )
+    epochs = max(10, 1000 // (1 + len(train) // 50))  # 1,000 minibatches of 50
+    command = f"python autoencoder.py --recipe tuned --epoch_n {epochs} --data_dir {args.output}"
+    print(f"train: {command}")
+    Z_n = ae.RECIPES["tuned"].Z_n
+    pca_score, mean_score = scores_to_beat(ae.read_data_sets(args.output), Z_n)
+    found = f"{pca_score:.1f} by PCA with {Z_n} components, {mean_score:.1f} by the mean picture"
+    print(f"validation loss to reach: {found}")
 
 
 if __name__ == "__main__":

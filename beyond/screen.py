@@ -15,8 +15,10 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import autoencoder as ae
-from beyond.anomaly import SCORE, SCORES, detect, make_baselines, make_detector
-from beyond.common import format_table, load_run
+from beyond import baselines
+from beyond.anomaly import PARTS, SCORE, SCORES, detect, is_abnormal, make_detector, usual_variance
+from beyond.common import format_table, load_run, reconstruction_score, run_batches
+from beyond.pca import scores_to_beat
 from beyond.pictures import add_picture_flags, as_images, read_pictures
 
 NORMAL_FOLDERS = ("good", "normal", "ok")
@@ -59,11 +61,12 @@ def read_images(path, data_path, X_n, invert, center):
     return as_images(pictures), names
 
 
-def plot_screened(sess, net, images, titles):
-    """Draws images X (n, X_n), their reconstructions G, and |G - X|, divided by its maximum, which shows
-    where an image is abnormal. titles: (n,), text. Returns a Figure."""
+def plot_screened(sess, net, data, images, titles):
+    """Draws images X (n, X_n), their reconstructions G, and where they are abnormal: |G - X|, divided by
+    what is usual for the pixel in training images, and by the maximum. titles: (n,), text. Returns a
+    Figure."""
     G = sess.run(net.G, {net.X: images})
-    D = abs(G - images)
+    D = abs(G - images) / np.sqrt(usual_variance(sess, net, data.train))
     D /= D.max() or 1
     figure = ae.plot_images({"X": images, "G": G, "|G − X|": D}, cmap="gray")
     for axes, title in zip(figure.axes, titles):
@@ -71,32 +74,69 @@ def plot_screened(sess, net, images, titles):
     return figure
 
 
-def folder_table(folders, flags, scores, baselines):
-    """Returns a table, as text, of the pictures in each subfolder: how many there are, what share is
-    flagged, and the median score. If a subfolder is called good, normal or ok, also the AUROC of each
-    other one against it, by the score and by baselines.
+def describe_fit(sess, net, data):
+    """Returns, as text, how well the network, PCA and the mean picture reconstruct the validation images;
+    and a warning if the network does it badly."""
+    pca_score, mean_score = scores_to_beat(data, net.hp.Z_n)
+    validation = data.validation.images
+    scores = []
+    for images in (data.train.images[: len(validation)], validation):
+        G = run_batches(sess, net.G, net.X, images, "reconstructing")
+        scores.append(reconstruction_score(G, images))
+    train_score, score = scores
+    others = f"PCA with {net.hp.Z_n} components {pca_score:.1f}, mean picture {mean_score:.1f}"
+    lines = [f"validation score: network {score:.1f}, {others}"]
+    if score > 0.8 * mean_score:
+        lines.append("the network is hardly better than the mean picture: train it longer")
+    if score > 3 * train_score:
+        hint = "it needs more pictures, or fewer epochs"
+        lines.append(f"the network has {train_score:.1f} on its training images: {hint}")
+    return "\n".join(lines)
 
-    folders, flags, scores: (n,); baselines: {name: (n,)}
-    """
-    normal = np.isin(np.char.lower(folders), NORMAL_FOLDERS)
-    by_name = {"AUROC": scores} | baselines if normal.any() else {}
-    table = [("folder", "pictures", "flagged", "median score", *by_name)]
+
+def folder_table(folders, flags, scores):
+    """Returns a table, as text, of the pictures in each subfolder: how many there are, what share is
+    flagged, and the median score. folders, flags, scores: (n,)"""
+    table = [("folder", "pictures", "flagged", "median score")]
     for folder in np.unique(folders):
         rows = folders == folder
-        both = normal | rows
-        areas = [""] * len(by_name)
-        if not normal[rows].any():
-            for i, values in enumerate(by_name.values()):
-                areas[i] = f"{roc_auc_score(rows[both], values[both]):.3f}"
         share = f"{flags[rows].mean():.1%}"
-        table.append((folder, rows.sum(), share, f"{np.median(scores[rows]):.1f}", *areas))
+        table.append((folder, rows.sum(), share, f"{np.median(scores[rows]):.1f}"))
+    return format_table(*table)
+
+
+def auroc_table(folders, is_normal, scores):
+    """Returns a table, as text, of the AUROC of each abnormal subfolder against the normal ones by each
+    score, and their mean; and the means, {name of a score: mean}.
+
+    folders: (n,), names; is_normal: (n,); scores: {name: (n,)}
+    """
+    names = np.unique(folders[~is_normal])
+    table = [["AUROC", *names, "mean"]]
+    means = {}
+    for name, values in scores.items():
+        areas = []
+        for folder in names:
+            rows = is_normal | (folders == folder)
+            areas.append(roc_auc_score(~is_normal[rows], values[rows]))
+        means[name] = np.mean(areas)
+        table.append([name, *(f"{area:.3f}" for area in [*areas, means[name]])])
+    return format_table(*table), means
+
+
+def agreement_table(flags, score):
+    """Returns a table, as text, of how many pictures each score flags, and how many of these the deciding
+    score flags as well. flags: {name of a score: (n,)}"""
+    table = [("score", "flagged", f"by {score}, too")]
+    for name, of_name in flags.items():
+        table.append((name, of_name.sum(), (of_name & flags[score]).sum()))
     return format_table(*table)
 
 
 def main(args):
-    """Scores PICTURES by how abnormal they are to the network in --logdir, in standard deviations of its
-    validation images. Flags those whose score exceeds that of 95% of these, or of another share
-    (--rate). Pictures are made grey and fitted into the size of the network's images."""
+    """Scores PICTURES by how abnormal they are to the network in --logdir, and to plain methods, in standard
+    deviations of its validation images. Flags those whose score exceeds that of 95% of these, or of
+    another share (--rate). Pictures are made grey and fitted into the size of the network's images."""
     if not 0 < args.rate < 1:
         raise ae.AutoEncoderError(f"--rate must be between 0 and 1, not {args.rate}")
     if not 1 <= args.show <= 50:
@@ -106,29 +146,39 @@ def main(args):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scores.csv").touch()  # fails now if it cannot be written
         images, names = read_images(args.pictures, data.path, net.hp.X_n, args.invert, args.center)
-        detector = make_detector(sess, net, data, args.score, args.rate)
-        all_scores, flags = detect(sess, net, images, detector)
-        scores = all_scores[args.score]
-        shown = np.argsort(-scores, kind="stable")[: args.show]
-        header = [*all_scores, "flag", "file"]
-        columns = np.char.mod("%.3f", list(all_scores.values()))
-        # (n, columns), text, for the file and the table.
-        rows = np.stack([*columns, flags.astype(int).astype(str), names], axis=1)
+        plain_methods = baselines.make_baselines(data, net.hp.Z_n)
+        print(describe_fit(sess, net, data))
+        detector = make_detector(sess, net, data, args.score, args.rate, plain_methods)
+        scores, flags = detect(sess, net, images, detector)
+        deciding = scores[args.score]
+        shown = np.argsort(-deciding, kind="stable")[: args.show]
+        texts = {name: np.char.mod("%.3f", values) for name, values in scores.items()}
+        texts |= {"flag": flags.astype(int).astype(str), "file": names}
         with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+            csv.writer(file, lineterminator="\n").writerows([texts, *zip(*texts.values())])
         marks = np.where(flags, " !", "")
-        titles = [f"{textwrap.fill(names[i], 14)}\n{scores[i]:.1f}{marks[i]}" for i in shown]
-        figure = plot_screened(sess, net, images[shown], titles)
+        titles = [f"{textwrap.fill(names[i], 14)}\n{deciding[i]:.1f}{marks[i]}" for i in shown]
+        figure = plot_screened(sess, net, data, images[shown], titles)
     figure.savefig(folder / "screened.png", dpi=100)
-    print(format_table(header, *rows[shown]))
+    parts = PARTS if args.score in SCORES else ()
+    columns = list(dict.fromkeys([*parts, args.score, "flag", "file"]))
+    print(format_table(columns, *([texts[name][i] for name in columns] for i in shown)))
     paths = map(Path, names)
     folders = np.array([path.parts[0] if path.parent.name else "." for path in paths])
+    is_normal = np.isin(np.char.lower(folders), NORMAL_FOLDERS)
     if np.any(folders != "."):
-        baselines = make_baselines(data.train, net.hp.Z_n)
-        by_baselines = {f"by {name}": baseline(images) for name, baseline in baselines.items()}
-        print(folder_table(folders, flags, scores, by_baselines))
+        print(folder_table(folders, flags, deciding))
+    if is_normal.any() and not is_normal.all():
+        table, means = auroc_table(folders, is_normal, scores)
+        print(table)
+        best = max(means, key=means.get)
+        if means[best] > means[args.score] + 0.005:
+            print(f"{best} finds these best: --score {best} flags by it")
+    else:
+        by_name = {name: is_abnormal(scores, detector, name) for name in scores}
+        print(agreement_table(by_name, args.score))
     n = data.validation.num_examples
-    above = f"{args.score} above {detector.threshold:.4g}"
+    above = f"{args.score} above {detector.thresholds[args.score]:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
     print(f"which at most {100 * args.rate:.3g}% of {n} validation images of {data.path} exceed")
     if n < 10 / args.rate:
@@ -145,8 +195,10 @@ if __name__ == "__main__":
     parser.add_argument("pictures", type=ae.user_path, metavar="PICTURES", help=help)
     help = "share of the validation images above the threshold (default: %(default)s)"
     parser.add_argument("--rate", type=float, default=0.05, metavar="REAL", help=help)
-    help = f"{', '.join(SCORES)}: see beyond.anomaly (default: %(default)s)"
-    parser.add_argument("--score", choices=SCORES, default=SCORE, metavar="NAME", help=help)
+    choices = (*SCORES, *baselines.NAMES)
+    help = f"{', '.join(SCORES)}, see beyond.anomaly; or {', '.join(baselines.NAMES)}, see "
+    help += "beyond.baselines (default: %(default)s)"
+    parser.add_argument("--score", choices=choices, default=SCORE, metavar="NAME", help=help)
     help = "how many of the most abnormal pictures to show (default: %(default)s)"
     parser.add_argument("--show", type=int, default=10, metavar="N", help=help)
     help = "folder to write (default: screened, in the folder of the run)"
