@@ -58,6 +58,10 @@ class Detector(NamedTuple):
     thresholds: dict  # {name of a score: the highest value of a normal image}
     score: str  # the name of the one that decides
 
+    @property
+    def threshold(self):
+        return self.thresholds[self.score]
+
 
 def make_detector(sess, net, data, score=SCORE, rate=0.05, baselines=types.MappingProxyType({})):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network

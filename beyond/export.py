@@ -46,7 +46,7 @@ def export(sess, net, folder, detector):
         names = [net.X.name, *(tensor.name for tensor in outputs)]
         X, Z, G, score = tf.import_graph_def(forward, inputs, names, name="")
         error = tf.reduce_sum((G - X) ** 2, axis=1) / 2
-        threshold = tf.constant(detector.thresholds[detector.score])
+        threshold = tf.constant(detector.threshold)
         flag = tf.logical_not(score <= threshold)  # also if the image has a NaN
         images = {"images": X}
         detected = {"score": score, "flag": flag, "threshold": threshold}

@@ -178,7 +178,7 @@ def main(args):
         by_name = {name: is_abnormal(scores, detector, name) for name in scores}
         print(agreement_table(by_name, args.score))
     n = data.validation.num_examples
-    above = f"{args.score} above {detector.thresholds[args.score]:.4g}"
+    above = f"{args.score} above {detector.threshold:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
     print(f"which at most {100 * args.rate:.3g}% of {n} validation images of {data.path} exceed")
     if n < 10 / args.rate:

@@ -113,5 +113,6 @@ def model(tmp_path_factory):
     logdir = tmp_path_factory.mktemp("logs") / "run"
     # So that images differ in Z, as they would not after so few steps with the defaults.
     command = [*SMALL, "--init", "he", "--Z_activation", "linear", "--epoch_n", 1]
+    command += ["--centering", "mean"]
     assert typed(*command, "--data_dir", data_dir, "--logdir", logdir) == 0
     return logdir, data_dir

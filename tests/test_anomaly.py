@@ -1,33 +1,41 @@
 """beyond.anomaly, against NumPy's sums and sorted distances."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
+import scipy.signal
+import sklearn.decomposition
 
 import autoencoder as ae
-from beyond import anomaly
+from beyond import anomaly, baselines
 from beyond.common import load_run
 from conftest import SMALL, typed
 
 
 def logs_by_numpy(sess, net, X, normal):
     """The logarithms of the scores of images X of 4 x 4 pixels, by formula. normal: training images."""
-    Z, G = sess.run([net.Z, net.G], {net.X: X})
-    codes = sess.run(net.Z, {net.X: normal})
-    squares = (G.astype(np.float64) - X) ** 2
-    error = squares.sum(axis=1) / 2
-    ink = (X.astype(np.float64) ** 2).sum(axis=1)
-    window = squares.sum(axis=1)  # 4 x 4 pixels are less than a window of 5 x 5
-    lengths = np.linalg.norm(np.float64(Z), axis=1)[:, None] * np.linalg.norm(codes, axis=1)
-    cosines = Z @ np.float64(codes).T / lengths
-    distance = 1 - np.sort(cosines, axis=1)[:, -6:-1].mean(axis=1)
-    floor = 1e-4
-    return {
-        "error": np.log(error + floor),
-        "reconstruction": np.log(error / (1 + ink) + floor) + np.log(window + floor),
-        "distance": np.log(distance + floor),
+    images = np.float64(np.concatenate([X, normal, np.zeros((1, 16))]))
+    Z, G = map(np.float64, sess.run([net.Z, net.G], {net.X: images}))
+    Z -= Z[-1]  # that of a black image
+    codes = Z[len(X) : -1]
+    Z = Z[: len(X)]
+    D = G - images
+    squares = D**2
+    usual = squares[len(X) : -1].mean(axis=0)
+    D = D[: len(X)]
+    squares = squares[: len(X)]
+    lengths = np.linalg.norm(Z, axis=1)[:, None] * np.linalg.norm(codes, axis=1)
+    cosines = Z @ codes.T / np.maximum(lengths, 1e-9)  # a black image has no direction
+    parts = {  # 4 x 4 pixels are less than a window of 5 x 5
+        "error": squares.sum(axis=1) / 2,
+        "reconstruction": squares.sum(axis=1) / (1 + (X**2).sum(axis=1)),
+        "local": (squares / (usual + usual.mean())).sum(axis=1),
+        "brightness": abs(D.sum(axis=1)),
+        "distance": 1 - np.sort(cosines, axis=1)[:, -6:-1].mean(axis=1),
     }
+    return {name: np.log(values + 1e-4) for name, values in parts.items()}
 
 
 def test_scores_threshold_and_flags(model):
@@ -46,10 +54,12 @@ def test_scores_threshold_and_flags(model):
         sd = (above @ above / 14) ** 0.5
         expected[name] = (values - median) / sd
         np.testing.assert_allclose(scores[name], expected[name], rtol=1e-3, atol=1e-3)
-    largest = np.maximum(expected["reconstruction"], expected["distance"])
+    largest = np.max(
+        [expected[n] for n in ("reconstruction", "local", "brightness", "distance")], 0
+    )
     np.testing.assert_allclose(scores["largest"], largest, rtol=1e-3, atol=1e-3)
     # Of 27 validation images, 1 is less than 5%, and 2 are more.
-    assert detector.threshold == pytest.approx(np.sort(largest[:27])[-2], abs=3e-3)
+    assert detector.thresholds["largest"] == pytest.approx(np.sort(largest[:27])[-2], abs=3e-3)
     assert np.array_equal(flags, scores["largest"] > detector.threshold)
     assert 0 < flags.sum() < len(flags)
     assert unknown.all()
@@ -78,6 +88,79 @@ def test_images_that_are_all_alike_are_normal(small_hp, X):
         _, of_others = anomaly.detect(sess, net, other, detector)
     assert not flags.any()
     assert of_others.any()
+
+
+def test_plain_methods_are_those_of_numpy():
+    rs = np.random.RandomState(0)
+    parts = [ae.DataSet(rs.rand(n, 64).astype(np.float32)) for n in (40, 9, 6)]
+    train, validation, test = [np.float64(part.images) for part in parts]
+    methods = baselines.make_baselines(ae.DataSets(*parts), components=3)
+    found = {name: method(parts[2].images) for name, method in methods.items()}
+    mean = train.mean(axis=0)
+    axes = np.linalg.svd(train - mean, full_matrices=False)[2][:3]
+    G = np.clip((test - mean) @ axes.T @ axes + mean, 0, 1)
+    distances = np.linalg.norm(test[:, None] - train, axis=2)
+    cosines = test @ train.T / np.linalg.norm(test, axis=1)[:, None] / np.linalg.norm(train, axis=1)
+    expected = {
+        "PCA": ((G - test) ** 2).sum(axis=1),
+        "cosine": np.sort(1 - cosines)[:, :5].mean(axis=1),
+        "Euclidean": np.sort(distances)[:, :5].mean(axis=1),
+    }
+
+    def patch(images, y, x):
+        return images.reshape(-1, 8, 8)[:, y : y + 7, x : x + 7].reshape(len(images), 49)
+
+    # Of the four places of 7 x 7 in 8 x 8 pixels, every second one is the first. All four are near it.
+    near = np.concatenate([patch(train, y, x) for y in (0, 1) for x in (0, 1)])
+    nearest = []
+    for images in (validation, test):
+        nearest.append(np.linalg.norm(patch(images, 0, 0)[:, None] - near, axis=2).min(axis=1))
+    sd = 1.1 * nearest[0].std() + 1e-6
+    expected["patches"] = np.maximum(0, (nearest[1] - np.median(nearest[0])) / sd)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4)
+
+
+def test_random_convolutions_by_scipy_and_numpy():
+    rs = np.random.RandomState(0)
+    train, test = rs.rand(900, 64).astype(np.float32), rs.rand(6, 64).astype(np.float32)
+    filters = np.random.default_rng(0).standard_normal((25, 64), np.float32)
+    filters -= filters.mean(axis=0)
+
+    def features(images):
+        maps = [
+            [scipy.signal.correlate2d(image, f.reshape(5, 5), "valid") for f in filters.T]
+            for image in images.reshape(-1, 8, 8)
+        ]  # 4 x 4 pixels, so that there is one mean
+        return np.maximum(0, maps).mean(axis=(2, 3))
+
+    of_train = features(train)
+    difference = features(test) - of_train.mean(axis=0)
+    precision = np.linalg.inv(np.cov(of_train.T))
+    expected = np.einsum("ij,jk,ik->i", difference, precision, difference)
+    found = baselines.make_random_convolutions(train)(test)  # 64 components, which are all
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
+def test_pictures_that_hardly_differ_are_learned():
+    rng = np.random.default_rng(0)
+    picture = np.full((20, 20), 0.1)
+    picture[4:16, 4:16] = 0.6
+    causes = rng.standard_normal((300, 2, 1, 1)) * 0.03  # of light and of a square
+    bright_square = np.zeros((20, 20))
+    bright_square[8:12, 8:12] = 1
+    images = picture * (1 + causes[:, 0]) + bright_square * causes[:, 1]
+    images = np.clip(images + rng.normal(0, 0.005, images.shape), 0, 1)
+    parts = images.reshape(300, 400).astype(np.float32)
+    data = ae.DataSets(*[ae.DataSet(part) for part in (parts[:250], parts[250:], parts[250:])])
+    hp = dataclasses.replace(ae.RECIPES["tuned"], X_n=400, train_n=250, epoch_n=200)
+    net = ae.build(hp)
+    with ae.start_session(net) as sess:
+        history = ae.train(sess, net, data, show=lambda *_, **__: None)
+    pca = sklearn.decomposition.PCA(20).fit(parts[:250])
+    G = pca.inverse_transform(pca.transform(parts[250:]))
+    score_of_pca = 100 * ((G - parts[250:]) ** 2).sum() / 2 / 50
+    assert history[-1].validation_loss < 1.2 * score_of_pca
 
 
 def test_defects_change_what_they_say():

@@ -68,18 +68,27 @@ def test_initial_weights(init):
     assert np.abs(correlations).max() < 5 / 6000**0.5
 
 
-def test_forward_pass_is_that_of_numpy(mnist):
+@pytest.mark.parametrize("centering", ["none", "mean"])
+def test_forward_pass_is_that_of_numpy(mnist, centering):
     def swish(x):
         return x / (1 + np.exp(-x))
 
-    net = ae.build(ae.HParams(activation="swish", Z_activation="linear", init="he"))
+    few = ae.DataSets(*[part.subset(slice(200)) for part in mnist])
+    changes = {"activation": "swish", "Z_activation": "linear", "init": "he", "epoch_n": 1}
+    net = ae.build(ae.HParams(centering=centering, **changes))
     X = mnist.test.images[:100]
+    mean, logits = 0, 0
+    if centering == "mean":
+        mean = few.train.images.mean(axis=0)
+        clipped = np.clip(mean, 0.01, 0.99)
+        logits = np.log(clipped / (1 - clipped))
     with ae.start_session(net) as sess:
+        ae.train(sess, net, few, loop=ae.feed_loop)
         w1, b1, w2, b2, wz, bz, w3, b3, w4, b4, wg, bg = np.array(weights_of(net, sess), object)
         actual_Z, actual_G, actual_loss = sess.run([net.Z, net.G, net.loss], {net.X: X})
         decoded = sess.run(net.G, {net.Z: actual_Z})
-    Z = swish(swish(X @ w1 + b1) @ w2 + b2) @ wz + bz
-    G = 1 / (1 + np.exp(-(swish(swish(Z @ w3 + b3) @ w4 + b4) @ wg + bg)))
+    Z = swish(swish((X - mean) @ w1 + b1) @ w2 + b2) @ wz + bz
+    G = 1 / (1 + np.exp(-(swish(swish(Z @ w3 + b3) @ w4 + b4) @ wg + bg + logits)))
     np.testing.assert_allclose(actual_Z, Z, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(actual_G, G, rtol=1e-4, atol=1e-5)
     assert actual_loss == pytest.approx(((G - X) ** 2).sum() / 2, rel=1e-5)

@@ -179,10 +179,12 @@ def test_the_picture_shows_where_an_image_is_abnormal(model):
     with load_run(model[0]) as (sess, net, data):
         X = data.test.images[:3]
         G = sess.run(net.G, {net.X: X})
-        axes = screen.plot_screened(sess, net, X, ["a", "b", "c"]).axes
+        axes = screen.plot_screened(sess, net, data, X, ["a", "b", "c"]).axes
+        squares = (sess.run(net.G, {net.X: data.train.images}) - data.train.images) ** 2
     shown = [np.asarray(a.images[0].get_array()).ravel() for a in axes]
-    difference = abs(G - X) / abs(G - X).max()
-    np.testing.assert_allclose(shown, [*X, *G, *difference], atol=1e-6)
+    usual = squares.mean(axis=0) + squares.mean()
+    difference = abs(G - X) / usual**0.5
+    np.testing.assert_allclose(shown, [*X, *G, *(difference / difference.max())], atol=1e-5)
 
 
 def test_screening_tells_how_abnormal_each_subfolder_is(logdir, tmp_path, capfd):
@@ -194,12 +196,38 @@ def test_screening_tells_how_abnormal_each_subfolder_is(logdir, tmp_path, capfd)
     out = capfd.readouterr().out
     flags = np.array([int(row["flag"]) for row in rows])
     is_bright = np.array([row["file"].startswith("bright") for row in rows])
-    area = roc_auc_score(is_bright, scores)
     median = np.median(scores[is_bright])
-    row = f" bright 7 {flags[is_bright].mean():.1%} {median:.1f} {area:.3f} "
-    assert row in " ".join(out.split())
+    words = " ".join(out.split())
+    assert f" bright 7 {flags[is_bright].mean():.1%} {median:.1f} " in words
+    for name in rows[0].keys() - {"flag", "file"}:
+        area = roc_auc_score(is_bright, [float(row[name]) for row in rows])
+        assert f" {name} {area:.3f} {area:.3f} " in words
     table = re.findall(r"^.* [01] +((?:Good|bright)/.*)$", out, re.MULTILINE)
     assert table == [rows[i]["file"] for i in np.argsort(-scores)[:3]]
+
+
+def test_a_plain_method_flags_as_the_network_does(classes, logdir, tmp_path, capfd):
+    save_squares(tmp_path / "pictures", 9, paper=30)
+    with np.load(classes[-1]) as arrays:
+        images = arrays["x_train"].reshape(40, -1) / 255
+    train, validation = images[3:], images[:3]  # a twelfth
+    pixels = np.stack(
+        [np.asarray(Image.open(p)).ravel() for p in sorted((tmp_path / "pictures").iterdir())]
+    )
+    logs = []
+    for X in (validation, pixels / 255):
+        distances = np.linalg.norm(X[:, None] - train, axis=2)
+        logs.append(np.log(np.sort(distances)[:, :5].mean(axis=1) + 1e-4))
+    median = np.median(logs[0])
+    above = logs[0][logs[0] >= median] - median
+    sd = max(0.05, (above @ above / len(above)) ** 0.5)
+    rows, _ = screened(tmp_path / "pictures", logdir, "--score", "Euclidean", "--rate", 0.4)
+    found = [float(row["Euclidean"]) for row in rows]
+    np.testing.assert_allclose(found, (logs[1] - median) / sd, rtol=1e-3, atol=2e-3)
+    threshold = (np.sort(logs[0])[1] - median) / sd + 0.001  # one of three is above
+    assert [int(row["flag"]) for row in rows] == list((found > threshold).astype(int))
+    out = capfd.readouterr().out
+    assert "flagged: 9 of 9, by Euclidean above" in out
 
 
 def test_generated_pictures_are_in_folders_by_their_defects(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def test_a_wrong_hyperparameter_is_named(name, value, rate):
 
 
 def test_defaults_are_the_tutorials_and_numpy_numbers_and_lists_are_accepted():
-    others = ("relu", "relu", "normal", 0.0, 55000, 10, 100, 0.001, "constant", 0.0, 0)
+    others = ("relu", "relu", "normal", "none", 55000, 10, 100, 0.001, "constant", 0.0, 0)
     assert dataclasses.astuple(ae.HParams()) == (784, (500, 300), 20, (300, 500), *others)
     hp = ae.HParams(Z_n=np.int64(5), learning_rate=np.float32(0.5), enc_n=[7, np.int32(8)], dec_n=9)
     assert hp == ae.HParams(Z_n=5, learning_rate=0.5, enc_n=(7, 8), dec_n=(9,))
