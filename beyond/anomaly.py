@@ -32,7 +32,7 @@ import types
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 import autoencoder as ae
 from beyond import common
@@ -89,16 +89,14 @@ def standardized_score(baseline, median, sd, images):
 
 
 def detect(sess, net, images, detector):
-    """Scores images (n, X_n) by a Detector. Returns {name: (n,)}, and whether each is abnormal: (n,)."""
+    """Scores images (n, X_n) by a Detector. Returns by each score its values, {name: (n,)}, and whether the
+    images are abnormal, {name: (n,)}."""
     scores = common.run_batches(sess, detector.tensors, net.X, images, "scoring")
     for name, baseline in common.progress_bar("plain methods", detector.baselines.items()):
         scores[name] = baseline(images)
-    return scores, is_abnormal(scores, detector, detector.score)
-
-
-def is_abnormal(scores, detector, name):
-    """Returns whether images are abnormal by the score of a name: (n,). scores: {name: (n,)}"""
-    return ~(scores[name] <= detector.thresholds[name])  # also if the image has a NaN
+    thresholds = detector.thresholds
+    # Also abnormal if the image has a NaN.
+    return scores, {name: ~(values <= thresholds[name]) for name, values in scores.items()}
 
 
 def threshold(normal, rate):
@@ -122,14 +120,14 @@ def add_scores(sess, net, data):
         difference = net.G - net.X
         squares = difference**2
         # The 1 is a white pixel. It gives a black image a score.
-        brightness_of_X = 1 + tf.reduce_sum(net.X**2, axis=1)
+        ink = 1 + tf.reduce_sum(net.X**2, axis=1)
+        too_bright = largest_in_window(difference)
+        too_dark = largest_in_window(-difference)
         logs = {
             "error": log(tf.reduce_sum(squares, axis=1) / 2),
-            "reconstruction": log(largest_in_window(squares) / brightness_of_X),
+            "reconstruction": log(largest_in_window(squares) / ink),
             "local": log(largest_in_window(squares / variance)),
-            "brightness": log(
-                tf.maximum(largest_in_window(difference), largest_in_window(-difference))
-            ),
+            "brightness": log(tf.maximum(too_bright, too_dark)),
             "distance": log(distance_to_neighbours(net.Z - black, codes - black)),
         }
         of_normal = common.run_batches(sess, logs, net.X, data.validation.images, "scoring")
@@ -264,8 +262,6 @@ def line(image, length, rng):
 
 # ---- Experiments ---------------------------------------------------------------------------------
 
-MEASURES = {"AUROC": roc_auc_score, "average precision": average_precision_score}
-
 
 def score_case(data, abnormal, hps, kind="plain"):
     """Scores normal and abnormal test images by networks and plain methods that are trained on normal
@@ -290,15 +286,15 @@ def score_case(data, abnormal, hps, kind="plain"):
     return by_seed
 
 
-def separations(measure, scores):
-    """Returns how well each score separates each kind of abnormal images from normal ones:
-    {(name of the score, kind): value}. measure: of MEASURES; scores: see score_case."""
+def separations(scores):
+    """Returns how well each score separates each kind of abnormal images from normal ones, by the area
+    under the ROC curve: {(name of the score, kind): value}. scores: see score_case."""
     found = {}
     for kind in scores.keys() - {"normal"}:
         for name, abnormal in scores[kind].items():
             normal = scores["normal"][name]
             is_abnormal = np.repeat([0, 1], [len(normal), len(abnormal)])
-            found[name, kind] = measure(is_abnormal, np.concatenate([normal, abnormal]))
+            found[name, kind] = roc_auc_score(is_abnormal, np.concatenate([normal, abnormal]))
     return found
 
 
@@ -323,23 +319,19 @@ def mean_table(by_case, names, kinds):
 def main(args):
     """Trains on normal images alone, and measures how well the scores of the network, and those of plain
     methods, separate abnormal test images from normal ones: by the area under the ROC curve (AUROC),
-    which is 1 if every abnormal image has a greater score than every normal one, and 0.5 by chance; and
-    by average precision."""
+    which is 1 if every abnormal image has a greater score than every normal one, and 0.5 by chance."""
     data = ae.read_data_sets(args.data_dir)
     base = ae.hparams_from_args(args, data)
     hps = [dataclasses.replace(base, seed=seed) for seed in args.seeds]
     print(f"device: {ae.device()}")
-    tables = {measure: [] for measure in MEASURES}
+    by_case = []
     for label, normal, abnormal in cases(args.experiment, data):
         by_seed = score_case(normal, abnormal, hps, args.kind)
         names = by_seed[0]["normal"]
-        for measure, function in MEASURES.items():
-            tables[measure].append([separations(function, scores) for scores in by_seed])
+        by_case.append([separations(scores) for scores in by_seed])
         if label is not None:
-            table = mean_table(tables["AUROC"][-1:], names, abnormal)
-            print(f"label {label}: AUROC\n{table}\n", flush=True)
-    for measure, by_case in tables.items():
-        print(f"{args.experiment}: {measure}\n{mean_table(by_case, names, abnormal)}\n")
+            print(f"label {label}\n{mean_table(by_case[-1:], names, abnormal)}\n", flush=True)
+    print(f"{args.experiment}\n{mean_table(by_case, names, abnormal)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import sys
 import time
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 import autoencoder as ae
 from beyond import anomaly, common, pca, variants
@@ -70,7 +69,7 @@ def defect_aurocs(sess, net, data, abnormal):
     """Returns the AUROC of each kind of abnormal images, {kind: (n, X_n)}, against the test images."""
     images = {"normal": data.test.images} | abnormal
     scores = anomaly.score_images(sess, net, data, images)
-    aurocs = anomaly.separations(roc_auc_score, scores)
+    aurocs = anomaly.separations(scores)
     return [aurocs[anomaly.SCORE, kind] for kind in abnormal]
 
 

@@ -12,11 +12,9 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 import autoencoder as ae
-from beyond import baselines
-from beyond.anomaly import PARTS, SCORE, SCORES, detect, is_abnormal, make_detector, usual_variance
+from beyond import anomaly, baselines
 from beyond.common import format_table, load_run, reconstruction_score, run_batches
 from beyond.pca import scores_to_beat
 from beyond.pictures import add_picture_flags, as_images, read_pictures
@@ -66,7 +64,7 @@ def plot_screened(sess, net, data, images, titles):
     what is usual for the pixel in training images, and by the maximum. titles: (n,), text. Returns a
     Figure."""
     G = sess.run(net.G, {net.X: images})
-    D = abs(G - images) / np.sqrt(usual_variance(sess, net, data.train))
+    D = abs(G - images) / np.sqrt(anomaly.usual_variance(sess, net, data.train))
     D /= D.max() or 1
     figure = ae.plot_images({"X": images, "G": G, "|G − X|": D}, cmap="gray")
     for axes, title in zip(figure.axes, titles):
@@ -105,23 +103,15 @@ def folder_table(folders, flags, scores):
     return format_table(*table)
 
 
-def auroc_table(folders, is_normal, scores):
-    """Returns a table, as text, of the AUROC of each abnormal subfolder against the normal ones by each
-    score, and their mean; and the means, {name of a score: mean}.
-
-    folders: (n,), names; is_normal: (n,); scores: {name: (n,)}
-    """
+def aurocs(folders, is_normal, scores):
+    """Returns a table, as text, of the AUROC of each abnormal subfolder against the normal ones; and of each
+    score the mean, {name: mean}. folders, is_normal: (n,); scores: {name: (n,)}"""
     names = np.unique(folders[~is_normal])
-    table = [["AUROC", *names, "mean"]]
-    means = {}
-    for name, values in scores.items():
-        areas = []
-        for folder in names:
-            rows = is_normal | (folders == folder)
-            areas.append(roc_auc_score(~is_normal[rows], values[rows]))
-        means[name] = np.mean(areas)
-        table.append([name, *(f"{area:.3f}" for area in [*areas, means[name]])])
-    return format_table(*table), means
+    rows = {"normal": is_normal} | {name: folders == name for name in names}
+    by_folder = {k: {name: values[v] for name, values in scores.items()} for k, v in rows.items()}
+    found = anomaly.separations(by_folder)
+    means = {score: np.mean([found[score, name] for name in names]) for score in scores}
+    return anomaly.mean_table([[found]], scores, names), means
 
 
 def agreement_table(flags, score):
@@ -148,9 +138,9 @@ def main(args):
         images, names = read_images(args.pictures, data.path, net.hp.X_n, args.invert, args.center)
         plain_methods = baselines.make_baselines(data, net.hp.Z_n)
         print(describe_fit(sess, net, data))
-        detector = make_detector(sess, net, data, args.score, args.rate, plain_methods)
-        scores, flags = detect(sess, net, images, detector)
-        deciding = scores[args.score]
+        detector = anomaly.make_detector(sess, net, data, args.score, args.rate, plain_methods)
+        scores, flags_by = anomaly.detect(sess, net, images, detector)
+        deciding, flags = scores[args.score], flags_by[args.score]
         shown = np.argsort(-deciding, kind="stable")[: args.show]
         texts = {name: np.char.mod("%.3f", values) for name, values in scores.items()}
         texts |= {"flag": flags.astype(int).astype(str), "file": names}
@@ -160,7 +150,7 @@ def main(args):
         titles = [f"{textwrap.fill(names[i], 14)}\n{deciding[i]:.1f}{marks[i]}" for i in shown]
         figure = plot_screened(sess, net, data, images[shown], titles)
     figure.savefig(folder / "screened.png", dpi=100)
-    parts = PARTS if args.score in SCORES else ()
+    parts = anomaly.PARTS if args.score in anomaly.SCORES else ()
     columns = list(dict.fromkeys([*parts, args.score, "flag", "file"]))
     print(format_table(columns, *([texts[name][i] for name in columns] for i in shown)))
     paths = map(Path, names)
@@ -169,14 +159,13 @@ def main(args):
     if np.any(folders != "."):
         print(folder_table(folders, flags, deciding))
     if is_normal.any() and not is_normal.all():
-        table, means = auroc_table(folders, is_normal, scores)
-        print(table)
+        table, means = aurocs(folders, is_normal, scores)
+        print(f"AUROC against {' and '.join(np.unique(folders[is_normal]))}\n{table}")
         best = max(means, key=means.get)
         if means[best] > means[args.score] + 0.005:
             print(f"{best} finds these best: --score {best} flags by it")
     else:
-        by_name = {name: is_abnormal(scores, detector, name) for name in scores}
-        print(agreement_table(by_name, args.score))
+        print(agreement_table(flags_by, args.score))
     n = data.validation.num_examples
     above = f"{args.score} above {detector.threshold:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
@@ -195,10 +184,12 @@ if __name__ == "__main__":
     parser.add_argument("pictures", type=ae.user_path, metavar="PICTURES", help=help)
     help = "share of the validation images above the threshold (default: %(default)s)"
     parser.add_argument("--rate", type=float, default=0.05, metavar="REAL", help=help)
-    choices = (*SCORES, *baselines.NAMES)
-    help = f"{', '.join(SCORES)}, see beyond.anomaly; or {', '.join(baselines.NAMES)}, see "
+    choices = (*anomaly.SCORES, *baselines.NAMES)
+    help = f"{', '.join(anomaly.SCORES)}, see beyond.anomaly; or {', '.join(baselines.NAMES)}, see "
     help += "beyond.baselines (default: %(default)s)"
-    parser.add_argument("--score", choices=choices, default=SCORE, metavar="NAME", help=help)
+    parser.add_argument(
+        "--score", choices=choices, default=anomaly.SCORE, metavar="NAME", help=help
+    )
     help = "how many of the most abnormal pictures to show (default: %(default)s)"
     parser.add_argument("--show", type=int, default=10, metavar="N", help=help)
     help = "folder to write (default: screened, in the folder of the run)"

@@ -4,7 +4,6 @@ import dataclasses
 import re
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import autoencoder as ae
@@ -33,7 +32,7 @@ def test_the_row_of_a_plain_network(small_dir, small_hp, tmp_path, monkeypatch, 
     neighbours = KNeighborsClassifier(algorithm="brute").fit(Z, data.train.labels)
     accuracy = 100 * neighbours.score(test_Z, data.test.labels)
     [scores] = anomaly.score_case(data, anomaly.defects(data.test.images), [hp])
-    by_score = anomaly.separations(roc_auc_score, scores)
+    by_score = anomaly.separations(scores)
     aurocs = [value for (name, _), value in by_score.items() if name == "largest"]
     assert found["weights"] == str(17 * 8 + 9 * 6 + 7 * 3 + 4 * 6 + 7 * 8 + 9 * 16)
     assert found["score"] == f"{score:.1f}" and found["accuracy"] == f"{accuracy:.2f}"

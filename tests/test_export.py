@@ -29,15 +29,19 @@ def test_another_program_computes_what_the_session_does(model, tmp_path):
         X = data.test.images
         Z, G = sess.run([net.Z, net.G], {net.X: X})
         detector = anomaly.make_detector(sess, net, data)
-        scores, flag = anomaly.detect(sess, net, X, detector)
+        scores, flags = anomaly.detect(sess, net, X, detector)
     np.save(tmp_path / "X.npy", X)
     subprocess.run([sys.executable, "-I", "-c", PROGRAM], cwd=tmp_path, check=True)  # -I: isolated
     found = np.load(tmp_path / "found.npz")
     expected = {"Z": Z, "decoded": G, "G": G, "error": ((G - X) ** 2).sum(axis=1) / 2}
-    expected |= {"score": scores["largest"], "threshold": detector.threshold, "flag": flag}
+    expected |= {
+        "score": scores["largest"],
+        "threshold": detector.threshold,
+        "flag": flags["largest"],
+    }
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
-    assert 0 < flag.sum() < len(flag)
+    assert 0 < flags["largest"].sum() < len(X)
 
 
 def test_a_network_with_another_amount_of_noise(model, tmp_path):
