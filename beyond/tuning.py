@@ -5,7 +5,7 @@ implement: the validation images choose, and the best network is evaluated on th
 
 A trial is a training with hyperparameters that Optuna's TPE sampler suggests: at random in the
 first ten trials, and then by the results of the earlier ones. After five complete trials, a trial
-is pruned, which means that it is stopped, from its third epoch on, if its lowest validation loss so
+is pruned, which means that it is stopped, from its second epoch on, if its lowest validation loss so
 far is above the median of the complete trials after as many epochs.
 
 The study is kept in logdir/journal.log. The same command continues it. Run at the same time in
