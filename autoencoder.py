@@ -441,7 +441,8 @@ def centered(X, hp):
 
 
 def image_of(logits, hp):
-    """Returns their sigmoid. With hp.centering, that of logits 0 is the mean image. logits: (batch, X_n)"""
+    """Returns the images of logits (batch, X_n): their sigmoid. With centering, logits of 0 give the mean
+    image, clipped to [0.01, 0.99]."""
     if hp.centering == "none":
         return tf.sigmoid(logits)
     mean = tf.clip_by_value(mean_image(hp), 0.01, 0.99)
@@ -449,8 +450,8 @@ def image_of(logits, hp):
 
 
 def mean_image(hp):
-    """Returns the variable that `train` sets to the mean training image: (X_n,). It is not trained.
-    Networks in one tf.Graph share it."""
+    """Returns the variable that `train` sets to the mean training image: (X_n,). It is not trained. Networks
+    in one tf.Graph share it, so they must be trained on the same images."""
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
         zeros = tf.zeros_initializer()
         return tf.get_variable(MEAN_IMAGE, hp.X_n, None, zeros, trainable=False, use_resource=True)

@@ -3,30 +3,10 @@
     python -m beyond.anomaly --help
 
 The command measures how well scores separate abnormal test images from normal ones, beside those of
-the plain methods of beyond.baselines. beyond.screen and beyond.export use the functions.
-
-| score          | logarithm of                                                                   |
-|----------------|--------------------------------------------------------------------------------|
-| error          | sum of (G - X)^2 / 2, the loss of the image                                    |
-| reconstruction | sum of (G - X)^2 / (1 + |X|^2) in a window of 5 x 5 pixels: an image with      |
-|                | little ink has little error                                                    |
-| local          | sum of (G - X)^2 / (v + mean of v) in a window, where v is the mean of         |
-|                | (G - X)^2 of this pixel over training images: an error where there is usually  |
-|                | none                                                                           |
-| brightness     | |sum of G - X| in a window: something bright or dark is missing, or too much   |
-| distance       | mean cosine distance of Z to the nearest Z of training images: an image can be |
-|                | reconstructed well from a Z that no normal image has                           |
-| largest        | the largest of the last four                                                   |
-
-Of all windows of an image, the one with the largest value counts. Distances are measured from the Z of
-a black image. Each score is in standard deviations of the validation images, which are normal: their
-median is subtracted, and the difference is divided by the standard deviation, from the median, of those
-above it. So an image is as abnormal as its most unusual aspect. The images below the median are left
-out because the distributions are not symmetrical.
+beyond.baselines. beyond.screen and beyond.export use the functions. README.md defines the scores.
 """
 
 import dataclasses
-import functools
 import sys
 import types
 from typing import NamedTuple
@@ -36,17 +16,15 @@ from sklearn.metrics import roc_auc_score
 
 import autoencoder as ae
 from beyond import common
-from beyond.baselines import make_baselines
+from beyond.baselines import NAMES, NEIGHBOUR_IMAGES, NEIGHBOURS, make_baselines
 from beyond.kinds import KINDS
 
 tf = ae.tf
 PARTS = ("reconstruction", "local", "brightness", "distance")  # of the score `largest`
 SCORES = ("error", *PARTS, "largest")
 SCORE = "largest"  # what screen and export use
-NEIGHBOURS = 5
-NEIGHBOUR_IMAGES = 10000  # the training images among which neighbours are looked for
 WINDOW = 5
-SMALL = 1e-4  # added before a logarithm; more than rounding
+NO_BASELINES = types.MappingProxyType({})
 
 
 # ---- Scores of a network -------------------------------------------------------------------------
@@ -54,7 +32,6 @@ SMALL = 1e-4  # added before a logarithm; more than rounding
 
 class Detector(NamedTuple):
     tensors: dict  # {name of a score: tensor (batch,)}, in the graph of the network
-    baselines: dict  # {name of a score: function of images (n, X_n) that returns (n,)}
     thresholds: dict  # {name of a score: the highest value of a normal image}
     score: str  # the name of the one that decides
 
@@ -63,56 +40,39 @@ class Detector(NamedTuple):
         return self.thresholds[self.score]
 
 
-def make_detector(sess, net, data, score=SCORE, rate=0.05, baselines=types.MappingProxyType({})):
+def make_detector(sess, net, data, score=SCORE, rate=0.05, baselines=NO_BASELINES):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
     in the session was trained. At most `rate` of the validation images are above its thresholds.
 
-    baselines: what make_baselines returns. Their scores will be in standard deviations of the
-    validation images, too.
+    baselines: what make_baselines returns.
     """
-    validation = data.validation.images
-    tensors = add_scores(sess, net, data)
-    normal = common.run_batches(sess, tensors, net.X, validation, "scoring")
-    standardized = {}
-    for name, baseline in common.progress_bar("plain methods", baselines.items()):
-        logs = np.log(baseline(validation) + SMALL)
-        median, sd = median_and_sd(logs)
-        standardized[name] = functools.partial(standardized_score, baseline, median, sd)
-        normal[name] = (logs - median) / sd
-    thresholds = {name: threshold(values, rate) for name, values in normal.items()}
-    return Detector(tensors, standardized, thresholds, score)
-
-
-def standardized_score(baseline, median, sd, images):
-    """Returns the logarithm of what a baseline returns, in standard deviations from a median: (n,)."""
-    return (np.log(baseline(images) + SMALL) - median) / sd
+    tensors, normal = add_scores(sess, net, data, baselines)
+    thresholds = {}
+    for name, values in normal.items():
+        # The smallest score that at most `rate` exceed, and more than rounding changes.
+        quantile = np.quantile(values, 1 - rate, method="inverted_cdf")
+        thresholds[name] = float(quantile) + 0.001
+    return Detector(tensors, thresholds, score)
 
 
 def detect(sess, net, images, detector):
-    """Scores images (n, X_n) by a Detector. Returns by each score its values, {name: (n,)}, and whether the
-    images are abnormal, {name: (n,)}."""
+    """Scores images (n, X_n) by a Detector. Returns the scores, {name: (n,)}, and whether each image is
+    abnormal by each score, {name: (n,)}."""
     scores = common.run_batches(sess, detector.tensors, net.X, images, "scoring")
-    for name, baseline in common.progress_bar("plain methods", detector.baselines.items()):
-        scores[name] = baseline(images)
     thresholds = detector.thresholds
-    # Also abnormal if the image has a NaN.
+    # Also abnormal if a score is NaN.
     return scores, {name: ~(values <= thresholds[name]) for name, values in scores.items()}
 
 
-def threshold(normal, rate):
-    """Returns the smallest score that at most `rate` of the normal ones (n,) exceed, and more than rounding
-    changes."""
-    return float(np.quantile(normal, 1 - rate, method="inverted_cdf")) + 0.001
-
-
-def add_scores(sess, net, data):
-    """Adds the scores of the images in net.X to the graph. Returns {name: tensor (batch,)}.
+def add_scores(sess, net, data, baselines=NO_BASELINES):
+    """Adds the scores of the images in net.X to the graph. Returns {name: tensor (batch,)}; and the scores
+    of the validation images, {name: (n,)}.
 
     data: DataSets of normal images. The Z of the first 10,000 training images become a constant of
-    the graph.
+    the graph. baselines: what make_baselines returns.
     """
     train = data.train.images[:NEIGHBOUR_IMAGES]
-    variance = usual_variance(sess, net, data.train)
+    variance = usual_variance(sess, net, train)
     # Copies of an image would be neighbours of each other, at distance 0.
     codes = common.encode_images(sess, net, np.unique(train, axis=0))
     black = sess.run(net.Z, {net.X: np.zeros_like(train[:1])})
@@ -123,43 +83,42 @@ def add_scores(sess, net, data):
         ink = 1 + tf.reduce_sum(net.X**2, axis=1)
         too_bright = largest_in_window(difference)
         too_dark = largest_in_window(-difference)
-        logs = {
-            "error": log(tf.reduce_sum(squares, axis=1) / 2),
-            "reconstruction": log(largest_in_window(squares) / ink),
-            "local": log(largest_in_window(squares / variance)),
-            "brightness": log(tf.maximum(too_bright, too_dark)),
-            "distance": log(distance_to_neighbours(net.Z - black, codes - black)),
+        values = {
+            "error": tf.reduce_sum(squares, axis=1) / 2,
+            "reconstruction": largest_in_window(squares) / ink,
+            "local": largest_in_window(squares / variance),
+            "brightness": tf.maximum(too_bright, too_dark),
+            "distance": distance_to_neighbours(net.Z - black, codes - black),
         }
+        values |= {name: in_graph(baseline, net.X) for name, baseline in baselines.items()}
+        # What is added is small, but more than rounding.
+        logs = {name: tf.log(value + 1e-4) for name, value in values.items()}
         of_normal = common.run_batches(sess, logs, net.X, data.validation.images, "scoring")
-        scores = {}
+        tensors, normal = {}, {}
         for name, tensor in logs.items():
-            median, sd = median_and_sd(of_normal[name])
-            scores[name] = (tensor - median) / sd
-        scores["largest"] = tf.reduce_max([scores[name] for name in PARTS], axis=0)
-        return scores
+            median = np.median(of_normal[name])
+            above = of_normal[name][of_normal[name] >= median]
+            sd = np.sqrt(np.mean((above - median) ** 2))
+            sd = max(sd, 0.05)  # images that are all alike differ by rounding alone
+            tensors[name] = (tensor - median) / sd
+            normal[name] = (of_normal[name] - median) / sd
+        tensors["largest"] = tf.reduce_max([tensors[name] for name in PARTS], axis=0)
+        normal["largest"] = np.max([normal[name] for name in PARTS], axis=0)
+        return tensors, normal
 
 
-def usual_variance(sess, net, train):
-    """Returns v + mean of v: (X_n,). v is the mean of (G - X)^2 of a pixel over training images, a DataSet.
-    The mean keeps pixels that are always the same from being all that counts."""
-    images = train.images[:NEIGHBOUR_IMAGES]
+def in_graph(baseline, X):
+    """Returns what a function of images returns for X, as a tensor: (batch,)."""
+    scores = tf.numpy_function(lambda images: np.float32(baseline(images)), [X], tf.float32)
+    return tf.ensure_shape(scores, [None])
+
+
+def usual_variance(sess, net, images):
+    """Returns v + mean of v: (X_n,). v is the mean of (G - X)^2 of a pixel over images (n, X_n). The mean of v
+    keeps pixels that are always the same from being all that counts."""
     G = common.run_batches(sess, net.G, net.X, images, "reconstructing")
     v = np.square(G - images).mean(axis=0)
-    return v + v.mean() + 1e-9
-
-
-def median_and_sd(normal):
-    """Returns the median of normal scores (n,), and the standard deviation, from it, of those above it."""
-    median = np.median(normal)
-    above = normal[normal >= median]
-    sd = np.sqrt(np.mean((above - median) ** 2))
-    # Images that are all alike differ by rounding alone.
-    return median, max(sd, 0.05)
-
-
-def log(tensor):
-    """Returns the logarithm of a tensor that is not negative."""
-    return tf.log(tensor + SMALL)
+    return v + v.mean() + 1e-9  # not 0, if G is X
 
 
 def largest_in_window(values):
@@ -172,7 +131,8 @@ def largest_in_window(values):
 
 
 def distance_to_neighbours(Z, codes):
-    """Returns the mean cosine distance of Z (batch, Z_n) to the nearest of codes (n, Z_n): (batch,).
+    """Returns the mean cosine distance of Z (batch, Z_n) to the nearest of codes (n, Z_n): (batch,). That of
+    a Z of zeros is 1.
 
     The nearest one of all is left out, unless it is the only one, because that of a training image is
     the image itself.
@@ -185,11 +145,23 @@ def distance_to_neighbours(Z, codes):
     return 1 - tf.reduce_mean(nearest[:, start:], axis=1)
 
 
-def score_images(sess, net, data, images):
-    """Scores images {kind: (m, X_n)} by each score of a network that was trained on `data` (DataSets).
-    Returns {kind: {name of a score: (m,)}}."""
-    scores = add_scores(sess, net, data)
-    return {k: common.run_batches(sess, scores, net.X, X, "scoring") for k, X in images.items()}
+def joined(normal, abnormal):
+    """Returns normal images (m, X_n) and abnormal ones, {kind: (l, X_n)}, as one array (n, X_n), and the kind
+    of each: "normal", or the key (n,)."""
+    parts = {"normal": normal} | abnormal
+    counts = [len(images) for images in parts.values()]
+    return np.concatenate([*parts.values()]), np.repeat([*parts], counts)
+
+
+def aurocs(scores, kinds):
+    """Returns how well each score separates each kind of abnormal images from the normal ones, by the area
+    under the ROC curve: {(name of the score, kind): value}. scores: {name: (n,)}; kinds: see joined."""
+    found = {}
+    for name, values in scores.items():
+        for kind in np.unique(kinds[kinds != "normal"]):
+            rows = np.isin(kinds, ["normal", kind])
+            found[name, kind] = roc_auc_score(kinds[rows] == kind, values[rows])
+    return found
 
 
 # ---- Abnormal images -----------------------------------------------------------------------------
@@ -242,7 +214,7 @@ def defects(images):
 
 
 def square(image, middle, size):
-    """Returns the indices of a square of an image, around a pixel, or beside it at an edge."""
+    """Returns the indices of a square of an image, around a pixel, moved inwards at an edge."""
     last_start = np.maximum(np.array(image.shape) - size, 0)
     top, left = np.clip(middle - size // 2, 0, last_start)
     return slice(top, top + size), slice(left, left + size)
@@ -263,45 +235,31 @@ def line(image, length, rng):
 # ---- Experiments ---------------------------------------------------------------------------------
 
 
-def score_case(data, abnormal, hps, kind="plain"):
-    """Scores normal and abnormal test images by networks and plain methods that are trained on normal
-    images. Returns for each of hps {a key of abnormal, or "normal": {name of a score: (m,)}}.
+def measure(data, abnormal, hps, kind="plain"):
+    """Scores normal and abnormal test images by networks, and by baselines, that were trained on normal
+    images. Returns for each of hps what `aurocs` does.
 
-    data: DataSets of normal images; abnormal: {what is abnormal: (m, X_n)}; hps: HParams with different
-    seeds; kind: of the networks, of kinds.KINDS.
+    data: DataSets of normal images; abnormal: {kind: (m, X_n)}; hps: HParams with different seeds; kind:
+    of the networks, of kinds.KINDS.
     """
-    images = {"normal": data.test.images} | abnormal
+    images, kinds = joined(data.test.images, abnormal)
     baselines = make_baselines(data, hps[0].Z_n)
-    plain = {name: {} for name in images}
-    for name, baseline in common.progress_bar("plain methods", baselines.items()):
-        for kind_of_image, X in images.items():
-            plain[kind_of_image][name] = baseline(X)
+    of_baselines = {name: baseline(images) for name, baseline in baselines.items()}
     by_seed = []
     for hp in hps:
         net = KINDS[kind](dataclasses.replace(hp, train_n=data.train.num_examples))
         with ae.start_session(net) as sess:
             common.train_with_bar(sess, net, data)
-            by_network = score_images(sess, net, data, images)
-        by_seed.append({name: by_network[name] | plain[name] for name in images})
+            tensors, _ = add_scores(sess, net, data)
+            of_network = common.run_batches(sess, tensors, net.X, images, "scoring")
+        by_seed.append(aurocs(of_network | of_baselines, kinds))
     return by_seed
-
-
-def separations(scores):
-    """Returns how well each score separates each kind of abnormal images from normal ones, by the area
-    under the ROC curve: {(name of the score, kind): value}. scores: see score_case."""
-    found = {}
-    for kind in scores.keys() - {"normal"}:
-        for name, abnormal in scores[kind].items():
-            normal = scores["normal"][name]
-            is_abnormal = np.repeat([0, 1], [len(normal), len(abnormal)])
-            found[name, kind] = roc_auc_score(is_abnormal, np.concatenate([normal, abnormal]))
-    return found
 
 
 def mean_table(by_case, names, kinds):
     """Returns a table as text, of means over the cases, ± the standard deviation over the seeds.
 
-    by_case: for each case, for each seed, what separations returns. names, kinds: rows and columns.
+    by_case: for each case, for each seed, what `aurocs` returns. names, kinds: rows and columns.
     """
     table = [["score", *kinds, "worst"]]
     for name in names:
@@ -317,18 +275,17 @@ def mean_table(by_case, names, kinds):
 
 
 def main(args):
-    """Trains on normal images alone, and measures how well the scores of the network, and those of plain
-    methods, separate abnormal test images from normal ones: by the area under the ROC curve (AUROC),
+    """Trains on normal images alone, and measures how well the scores of the network, and those of
+    baselines, separate abnormal test images from normal ones: by the area under the ROC curve (AUROC),
     which is 1 if every abnormal image has a greater score than every normal one, and 0.5 by chance."""
     data = ae.read_data_sets(args.data_dir)
     base = ae.hparams_from_args(args, data)
     hps = [dataclasses.replace(base, seed=seed) for seed in args.seeds]
     print(f"device: {ae.device()}")
+    names = (*SCORES, *NAMES)
     by_case = []
     for label, normal, abnormal in cases(args.experiment, data):
-        by_seed = score_case(normal, abnormal, hps, args.kind)
-        names = by_seed[0]["normal"]
-        by_case.append([separations(scores) for scores in by_seed])
+        by_case.append(measure(normal, abnormal, hps, args.kind))
         if label is not None:
             print(f"label {label}\n{mean_table(by_case[-1:], names, abnormal)}\n", flush=True)
     print(f"{args.experiment}\n{mean_table(by_case, names, abnormal)}")

@@ -67,9 +67,10 @@ def train(sess, net, data):
 
 def defect_aurocs(sess, net, data, abnormal):
     """Returns the AUROC of each kind of abnormal images, {kind: (n, X_n)}, against the test images."""
-    images = {"normal": data.test.images} | abnormal
-    scores = anomaly.score_images(sess, net, data, images)
-    aurocs = anomaly.separations(scores)
+    images, kinds = anomaly.joined(data.test.images, abnormal)
+    tensors, _ = anomaly.add_scores(sess, net, data)
+    scores = common.run_batches(sess, tensors, net.X, images, "scoring")
+    aurocs = anomaly.aurocs(scores, kinds)
     return [aurocs[anomaly.SCORE, kind] for kind in abnormal]
 
 

@@ -28,7 +28,7 @@ from sklearn.model_selection import train_test_split
 
 import autoencoder as ae
 from beyond.common import format_table, progress_bar
-from beyond.pca import scores_to_beat
+from beyond.pca import describe_baselines
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -281,10 +281,8 @@ def main(args):
     epochs = max(10, 1000 // (1 + len(train) // 50))  # 1,000 minibatches of 50
     command = f"python autoencoder.py --recipe tuned --epoch_n {epochs} --data_dir {args.output}"
     print(f"train: {command}")
-    Z_n = ae.RECIPES["tuned"].Z_n
-    pca_score, mean_score = scores_to_beat(ae.read_data_sets(args.output), Z_n)
-    found = f"{pca_score:.1f} by PCA with {Z_n} components, {mean_score:.1f} by the mean picture"
-    print(f"validation loss to reach: {found}")
+    baselines, _ = describe_baselines(ae.read_data_sets(args.output), ae.RECIPES["tuned"].Z_n)
+    print(f"for comparison with its validation loss: {baselines}")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 import autoencoder as ae
-from beyond import anomaly, baselines
+from beyond import anomaly
+from beyond.baselines import NAMES, make_baselines
 from beyond.common import format_table, load_run, reconstruction_score, run_batches
-from beyond.pca import scores_to_beat
+from beyond.pca import describe_baselines
 from beyond.pictures import add_picture_flags, as_images, read_pictures
 
 NORMAL_FOLDERS = ("good", "normal", "ok")
@@ -63,8 +64,9 @@ def plot_screened(sess, net, data, images, titles):
     """Draws images X (n, X_n), their reconstructions G, and where they are abnormal: |G - X|, divided by
     what is usual for the pixel in training images, and by the maximum. titles: (n,), text. Returns a
     Figure."""
+    train = data.train.images[: anomaly.NEIGHBOUR_IMAGES]
     G = sess.run(net.G, {net.X: images})
-    D = abs(G - images) / np.sqrt(anomaly.usual_variance(sess, net, data.train))
+    D = abs(G - images) / np.sqrt(anomaly.usual_variance(sess, net, train))
     D /= D.max() or 1
     figure = ae.plot_images({"X": images, "G": G, "|G − X|": D}, cmap="gray")
     for axes, title in zip(figure.axes, titles):
@@ -72,24 +74,22 @@ def plot_screened(sess, net, data, images, titles):
     return figure
 
 
-def describe_fit(sess, net, data):
-    """Returns, as text, how well the network, PCA and the mean picture reconstruct the validation images;
-    and a warning if the network does it badly."""
-    pca_score, mean_score = scores_to_beat(data, net.hp.Z_n)
+def print_fit(sess, net, data):
+    """Prints how well the network, PCA and the mean picture reconstruct the validation images, with a
+    warning if the network does it badly."""
     validation = data.validation.images
     scores = []
     for images in (data.train.images[: len(validation)], validation):
         G = run_batches(sess, net.G, net.X, images, "reconstructing")
         scores.append(reconstruction_score(G, images))
     train_score, score = scores
-    others = f"PCA with {net.hp.Z_n} components {pca_score:.1f}, mean picture {mean_score:.1f}"
-    lines = [f"validation score: network {score:.1f}, {others}"]
+    baselines, mean_score = describe_baselines(data, net.hp.Z_n)
+    print(f"validation score: network {score:.1f}, {baselines}")
     if score > 0.8 * mean_score:
-        lines.append("the network is hardly better than the mean picture: train it longer")
+        print("the network is hardly better than the mean picture: train it longer")
     if score > 3 * train_score:
         hint = "it needs more pictures, or fewer epochs"
-        lines.append(f"the network has {train_score:.1f} on its training images: {hint}")
-    return "\n".join(lines)
+        print(f"the network has {train_score:.1f} on its training images: {hint}")
 
 
 def folder_table(folders, flags, scores):
@@ -103,30 +103,24 @@ def folder_table(folders, flags, scores):
     return format_table(*table)
 
 
-def aurocs(folders, is_normal, scores):
-    """Returns a table, as text, of the AUROC of each abnormal subfolder against the normal ones; and of each
-    score the mean, {name: mean}. folders, is_normal: (n,); scores: {name: (n,)}"""
-    names = np.unique(folders[~is_normal])
-    rows = {"normal": is_normal} | {name: folders == name for name in names}
-    by_folder = {k: {name: values[v] for name, values in scores.items()} for k, v in rows.items()}
-    found = anomaly.separations(by_folder)
-    means = {score: np.mean([found[score, name] for name in names]) for score in scores}
-    return anomaly.mean_table([[found]], scores, names), means
-
-
-def agreement_table(flags, score):
-    """Returns a table, as text, of how many pictures each score flags, and how many of these the deciding
-    score flags as well. flags: {name of a score: (n,)}"""
-    table = [("score", "flagged", f"by {score}, too")]
-    for name, of_name in flags.items():
-        table.append((name, of_name.sum(), (of_name & flags[score]).sum()))
-    return format_table(*table)
+def print_aurocs(kinds, scores, score):
+    """Prints the AUROC of each abnormal subfolder by each score, and whether there is a better one than the
+    deciding `score`. kinds: names of folders, or "normal" (n,); scores: {name: (n,)}"""
+    found = anomaly.aurocs(scores, kinds)
+    names = np.unique(kinds[kinds != "normal"])
+    print(anomaly.mean_table([[found]], scores, names))
+    means = {name: np.mean([found[name, folder] for folder in names]) for name in scores}
+    best = max(means, key=means.get)
+    if means[best] > means[score] + 0.005:
+        print(
+            f"{best} has the highest mean AUROC here, {means[best]:.3f}: --score {best} flags by it"
+        )
 
 
 def main(args):
-    """Scores PICTURES by how abnormal they are to the network in --logdir, and to plain methods, in standard
-    deviations of its validation images. Flags those whose score exceeds that of 95% of these, or of
-    another share (--rate). Pictures are made grey and fitted into the size of the network's images."""
+    """Scores how abnormal PICTURES are, by the network in --logdir and by baselines, in standard deviations
+    of the validation images. Flags those whose score exceeds that of 95% of these, or of another share
+    (--rate). Pictures are made grey and fitted into the size of the network's images."""
     if not 0 < args.rate < 1:
         raise ae.AutoEncoderError(f"--rate must be between 0 and 1, not {args.rate}")
     if not 1 <= args.show <= 50:
@@ -136,9 +130,9 @@ def main(args):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scores.csv").touch()  # fails now if it cannot be written
         images, names = read_images(args.pictures, data.path, net.hp.X_n, args.invert, args.center)
-        plain_methods = baselines.make_baselines(data, net.hp.Z_n)
-        print(describe_fit(sess, net, data))
-        detector = anomaly.make_detector(sess, net, data, args.score, args.rate, plain_methods)
+        print_fit(sess, net, data)
+        baselines = make_baselines(data, net.hp.Z_n)
+        detector = anomaly.make_detector(sess, net, data, args.score, args.rate, baselines)
         scores, flags_by = anomaly.detect(sess, net, images, detector)
         deciding, flags = scores[args.score], flags_by[args.score]
         shown = np.argsort(-deciding, kind="stable")[: args.show]
@@ -155,17 +149,16 @@ def main(args):
     print(format_table(columns, *([texts[name][i] for name in columns] for i in shown)))
     paths = map(Path, names)
     folders = np.array([path.parts[0] if path.parent.name else "." for path in paths])
-    is_normal = np.isin(np.char.lower(folders), NORMAL_FOLDERS)
-    if np.any(folders != "."):
+    in_folder = folders != "."
+    if in_folder.any():
         print(folder_table(folders, flags, deciding))
-    if is_normal.any() and not is_normal.all():
-        table, means = aurocs(folders, is_normal, scores)
-        print(f"AUROC against {' and '.join(np.unique(folders[is_normal]))}\n{table}")
-        best = max(means, key=means.get)
-        if means[best] > means[args.score] + 0.005:
-            print(f"{best} finds these best: --score {best} flags by it")
+    kinds = np.where(np.isin(np.char.lower(folders), NORMAL_FOLDERS), "normal", folders)[in_folder]
+    if len(np.unique(kinds)) > 1 and "normal" in kinds:
+        in_folders = {name: values[in_folder] for name, values in scores.items()}
+        print_aurocs(kinds, in_folders, args.score)
     else:
-        print(agreement_table(flags_by, args.score))
+        rows = [(name, by.sum(), (by & flags).sum()) for name, by in flags_by.items()]
+        print(format_table(("score", "flagged", f"by {args.score}, too"), *rows))
     n = data.validation.num_examples
     above = f"{args.score} above {detector.threshold:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
@@ -184,9 +177,8 @@ if __name__ == "__main__":
     parser.add_argument("pictures", type=ae.user_path, metavar="PICTURES", help=help)
     help = "share of the validation images above the threshold (default: %(default)s)"
     parser.add_argument("--rate", type=float, default=0.05, metavar="REAL", help=help)
-    choices = (*anomaly.SCORES, *baselines.NAMES)
-    help = f"{', '.join(anomaly.SCORES)}, see beyond.anomaly; or {', '.join(baselines.NAMES)}, see "
-    help += "beyond.baselines (default: %(default)s)"
+    choices = (*anomaly.SCORES, *NAMES)
+    help = f"{', '.join(choices)}: see beyond/README.md (default: %(default)s)"
     parser.add_argument(
         "--score", choices=choices, default=anomaly.SCORE, metavar="NAME", help=help
     )

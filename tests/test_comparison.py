@@ -31,8 +31,7 @@ def test_the_row_of_a_plain_network(small_dir, small_hp, tmp_path, monkeypatch, 
     score = 50 * np.square(G - data.test.images).sum(axis=1).mean()
     neighbours = KNeighborsClassifier(algorithm="brute").fit(Z, data.train.labels)
     accuracy = 100 * neighbours.score(test_Z, data.test.labels)
-    [scores] = anomaly.score_case(data, anomaly.defects(data.test.images), [hp])
-    by_score = anomaly.separations(scores)
+    [by_score] = anomaly.measure(data, anomaly.defects(data.test.images), [hp])
     aurocs = [value for (name, _), value in by_score.items() if name == "largest"]
     assert found["weights"] == str(17 * 8 + 9 * 6 + 7 * 3 + 4 * 6 + 7 * 8 + 9 * 16)
     assert found["score"] == f"{score:.1f}" and found["accuracy"] == f"{accuracy:.2f}"
