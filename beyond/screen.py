@@ -108,13 +108,11 @@ def print_aurocs(kinds, scores, score):
     deciding `score`. kinds: names of folders, or "normal" (n,); scores: {name: (n,)}"""
     found = anomaly.aurocs(scores, kinds)
     names = np.unique(kinds[kinds != "normal"])
-    print(anomaly.mean_table([[found]], scores, names))
+    print(f"AUROC\n{anomaly.mean_table([[found]], scores, names)}")
     means = {name: np.mean([found[name, folder] for folder in names]) for name in scores}
     best = max(means, key=means.get)
     if means[best] > means[score] + 0.005:
-        print(
-            f"{best} has the highest mean AUROC here, {means[best]:.3f}: --score {best} flags by it"
-        )
+        print(f"{best} has the highest mean, {means[best]:.3f}: --score {best} flags by it")
 
 
 def main(args):

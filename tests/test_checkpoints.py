@@ -103,17 +103,22 @@ def test_ctrl_c(small_dir, tmp_path):
     assert outcome(tmp_path / "run") == outcome(tmp_path / "unbroken")
 
 
-def test_a_run_is_stopped_by_an_exception_of_on_epoch_and_made_longer(tmp_path, capsys):
+@pytest.mark.parametrize("centering", ["none", "mean"])
+def test_a_run_is_stopped_by_an_exception_of_on_epoch_and_made_longer(tmp_path, capsys, centering):
     logdir = tmp_path / "run"
+    hp = dataclasses.replace(HP, centering=centering)
+    long = dataclasses.replace(LONG, centering=centering)
     with pytest.raises(ZeroDivisionError):
-        train(logdir, resume=True, on_epoch=lambda epoch: 1 / 0)
+        train(logdir, hp, resume=True, on_epoch=lambda epoch: 1 / 0)
     assert f"no checkpoint in {logdir}" in capsys.readouterr().out
-    longer = train(logdir, LONG, resume=True)
-    assert longer == train(tmp_path / "unbroken", LONG)
+    longer = train(logdir, long, resume=True)
+    assert longer == train(tmp_path / "unbroken", long)
+    mean = np.mean(DATA.train.images, axis=0, dtype=np.float64).astype(np.float32)
+    assert longer[0].get(ae.MEAN_IMAGE) == (mean.tobytes() if centering == "mean" else None)
     names = {path.name.split(".")[0] for path in (logdir / "checkpoints").iterdir()}
     assert names == {"checkpoint", "epoch-12", "run"}
     assert "resumed after epoch 1\n" in capsys.readouterr().out
-    assert train(logdir, LONG, resume=True) == longer
+    assert train(logdir, long, resume=True) == longer
     assert capsys.readouterr().out == "resumed after epoch 12\n"
 
 
