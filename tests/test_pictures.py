@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import sklearn.decomposition
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
@@ -228,6 +229,12 @@ def test_a_plain_method_flags_as_the_network_does(classes, logdir, tmp_path, cap
     assert [int(row["flag"]) for row in rows] == list((found > threshold).astype(int))
     out = capfd.readouterr().out
     assert "flagged: 9 of 9, by Euclidean above" in out
+    assert re.search(r"^ +Euclidean +9 +9$", out, re.MULTILINE)
+    pca = sklearn.decomposition.PCA(3).fit(train)
+    G = np.clip(pca.inverse_transform(pca.transform(validation)), 0, 1)
+    by_pca, by_mean = [50 * ((g - validation) ** 2).sum() / 3 for g in (G, train.mean(axis=0))]
+    assert f", PCA with 3 components {by_pca:.1f}, mean picture {by_mean:.1f}\n" in out
+    assert "the network is hardly better than the mean picture" in out  # after one epoch
 
 
 def test_generated_pictures_are_in_folders_by_their_defects(tmp_path, monkeypatch):
