@@ -33,14 +33,9 @@ NO_BASELINES = types.MappingProxyType({})
 class Detector(NamedTuple):
     tensors: dict  # {name of a score: tensor (batch,)}, in the graph of the network
     thresholds: dict  # {name of a score: the highest value of a normal image}
-    score: str  # the name of the one that decides
-
-    @property
-    def threshold(self):
-        return self.thresholds[self.score]
 
 
-def make_detector(sess, net, data, score=SCORE, rate=0.05, baselines=NO_BASELINES):
+def make_detector(sess, net, data, rate=0.05, baselines=NO_BASELINES):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
     in the session was trained. At most `rate` of the validation images are above its thresholds.
 
@@ -52,7 +47,7 @@ def make_detector(sess, net, data, score=SCORE, rate=0.05, baselines=NO_BASELINE
         # The smallest score that at most `rate` exceed, and more than rounding changes.
         quantile = np.quantile(values, 1 - rate, method="inverted_cdf")
         thresholds[name] = float(quantile) + 0.001
-    return Detector(tensors, thresholds, score)
+    return Detector(tensors, thresholds)
 
 
 def detect(sess, net, images, detector):

@@ -19,7 +19,7 @@ around it, bright on dark if theirs are, and divided by 255: beyond.pictures.rea
 import sys
 
 import autoencoder as ae
-from beyond.anomaly import make_detector
+from beyond.anomaly import SCORE, make_detector
 from beyond.common import load_run
 
 tf = ae.tf
@@ -32,7 +32,7 @@ def export(sess, net, folder, detector):
     Weights stay variables: for constants, TensorFlow has other kernels, which round differently.
     Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.
     """
-    outputs = [net.Z, net.G, detector.tensors[detector.score]]
+    outputs = [net.Z, net.G, detector.tensors[SCORE]]
     forward = ae.subgraph(outputs)
     weights = ae.variables_of(outputs)
     values = dict(zip(ae.variable_handles(weights), sess.run(weights)))
@@ -46,7 +46,7 @@ def export(sess, net, folder, detector):
         names = [net.X.name, *(tensor.name for tensor in outputs)]
         X, Z, G, score = tf.import_graph_def(forward, inputs, names, name="")
         error = tf.reduce_sum((G - X) ** 2, axis=1) / 2
-        threshold = tf.constant(detector.threshold)
+        threshold = tf.constant(detector.thresholds[SCORE])
         flag = tf.logical_not(score <= threshold)  # also if the image has a NaN
         images = {"images": X}
         detected = {"score": score, "flag": flag, "threshold": threshold}

@@ -130,7 +130,7 @@ def main(args):
         images, names = read_images(args.pictures, data.path, net.hp.X_n, args.invert, args.center)
         print_fit(sess, net, data)
         baselines = make_baselines(data, net.hp.Z_n)
-        detector = anomaly.make_detector(sess, net, data, args.score, args.rate, baselines)
+        detector = anomaly.make_detector(sess, net, data, args.rate, baselines)
         scores, flags_by = anomaly.detect(sess, net, images, detector)
         deciding, flags = scores[args.score], flags_by[args.score]
         shown = np.argsort(-deciding, kind="stable")[: args.show]
@@ -158,7 +158,7 @@ def main(args):
         rows = [(name, by.sum(), (by & flags).sum()) for name, by in flags_by.items()]
         print(format_table(("score", "flagged", f"by {args.score}, too"), *rows))
     n = data.validation.num_examples
-    above = f"{args.score} above {detector.threshold:.4g}"
+    above = f"{args.score} above {detector.thresholds[args.score]:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
     print(f"which at most {100 * args.rate:.3g}% of {n} validation images of {data.path} exceed")
     if n < 10 / args.rate:

@@ -60,7 +60,7 @@ def test_scores_threshold_and_flags(model):
     np.testing.assert_allclose(scores["largest"], largest, rtol=1e-3, atol=1e-3)
     # Of 27 validation images, 1 is less than 5%, and 2 are more.
     assert detector.thresholds["largest"] == pytest.approx(np.sort(largest[:27])[-2], abs=3e-3)
-    assert np.array_equal(flags["largest"], scores["largest"] > detector.threshold)
+    assert np.array_equal(flags["largest"], scores["largest"] > detector.thresholds["largest"])
     assert 0 < flags["largest"].sum() < len(X)
     assert all(map(np.all, unknown.values()))
 

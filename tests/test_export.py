@@ -36,7 +36,7 @@ def test_another_program_computes_what_the_session_does(model, tmp_path):
     expected = {"Z": Z, "decoded": G, "G": G, "error": ((G - X) ** 2).sum(axis=1) / 2}
     expected |= {
         "score": scores["largest"],
-        "threshold": detector.threshold,
+        "threshold": detector.thresholds["largest"],
         "flag": flags["largest"],
     }
     for name, value in expected.items():
