@@ -17,7 +17,7 @@ NAMES = ("PCA", "cosine", "Euclidean", "patches", "random-convolutions")
 NEIGHBOURS = 5
 NEIGHBOUR_IMAGES = 10000  # the training images among which neighbours are looked for
 PATCH = 7
-PATCH_IMAGES = 1000  # those whose patches are compared
+PATCH_IMAGES = 1000  # the training and validation images whose patches are compared
 FILTERS = 64
 FILTER = 5
 POOL = 4
@@ -44,7 +44,7 @@ def make_baselines(data, components):
     for metric in ("cosine", "euclidean"):
         nearest = NearestNeighbors(n_neighbors=n, algorithm="brute", metric=metric).fit(neighbours)
         functions.append(lambda images, nearest=nearest: nearest.kneighbors(images)[0].mean(axis=1))
-    functions.append(make_patches(train[:PATCH_IMAGES], data.validation.images))
+    functions.append(make_patches(train[:PATCH_IMAGES], data.validation.images[:PATCH_IMAGES]))
     functions.append(make_random_convolutions(train[:CONVOLUTION_IMAGES]))
     return dict(zip(NAMES, functions))
 
