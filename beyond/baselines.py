@@ -31,7 +31,7 @@ def make_baselines(data, components):
     data: DataSets; components: of PCA. Raises AutoEncoderError if there is only one training image.
     """
     train = data.train.images
-    ae.require(len(train) > 1, "plain methods need two training images or more")
+    ae.require(len(train) > 1, "baselines need two training images or more")
     pca = fit_pca(train, components)
 
     def pca_error(images):
