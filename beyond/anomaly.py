@@ -109,8 +109,8 @@ def in_graph(baseline, X):
 
 
 def usual_variance(sess, net, images):
-    """Returns v + mean of v: (X_n,). v is the mean of (G - X)^2 of a pixel over images (n, X_n). The mean of v
-    keeps pixels that are always the same from being all that counts."""
+    """Returns v + mean of v: (X_n,). v is the mean of (G - X)^2 of a pixel over images (n, X_n). Where it is
+    nearly 0, a small error would be many times the usual one. The mean of v prevents that."""
     G = common.run_batches(sess, net.G, net.X, images, "reconstructing")
     v = np.square(G - images).mean(axis=0)
     return v + v.mean() + 1e-9  # not 0, if G is X

@@ -185,7 +185,7 @@ def test_the_picture_shows_where_an_image_is_abnormal(model):
     shown = [np.asarray(a.images[0].get_array()).ravel() for a in axes]
     usual = squares.mean(axis=0) + squares.mean()
     difference = abs(G - X) / usual**0.5
-    np.testing.assert_allclose(shown, [*X, *G, *(difference / difference.max())], atol=1e-5)
+    np.testing.assert_allclose(shown, [*X, *G, *(difference / difference.max())], atol=1e-6)
 
 
 def test_screening_tells_how_abnormal_each_subfolder_is(logdir, tmp_path, capfd):
