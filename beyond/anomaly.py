@@ -33,6 +33,7 @@ NO_BASELINES = types.MappingProxyType({})
 class Detector(NamedTuple):
     tensors: dict  # {name of a score: tensor (batch,)}, in the graph of the network
     thresholds: dict  # {name of a score: the highest value of a normal image}
+    variance: np.ndarray  # (X_n,), see usual_variance
 
 
 def make_detector(sess, net, data, rate=0.05, baselines=NO_BASELINES):
@@ -41,13 +42,13 @@ def make_detector(sess, net, data, rate=0.05, baselines=NO_BASELINES):
 
     baselines: what make_baselines returns.
     """
-    tensors, normal = add_scores(sess, net, data, baselines)
+    tensors, normal, variance = add_scores(sess, net, data, baselines)
     thresholds = {}
     for name, values in normal.items():
         # The smallest score that at most `rate` exceed, and more than rounding changes.
         quantile = np.quantile(values, 1 - rate, method="inverted_cdf")
         thresholds[name] = float(quantile) + 0.001
-    return Detector(tensors, thresholds)
+    return Detector(tensors, thresholds, variance)
 
 
 def detect(sess, net, images, detector):
@@ -60,8 +61,8 @@ def detect(sess, net, images, detector):
 
 
 def add_scores(sess, net, data, baselines=NO_BASELINES):
-    """Adds the scores of the images in net.X to the graph. Returns {name: tensor (batch,)}; and the scores
-    of the validation images, {name: (n,)}.
+    """Adds the scores of the images in net.X to the graph. Returns {name: tensor (batch,)}; the scores of
+    the validation images, {name: (n,)}; and what usual_variance returns for training images.
 
     data: DataSets of normal images. The Z of the first 10,000 training images become a constant of
     the graph. baselines: what make_baselines returns.
@@ -99,7 +100,7 @@ def add_scores(sess, net, data, baselines=NO_BASELINES):
             normal[name] = (of_normal[name] - median) / sd
         tensors["largest"] = tf.reduce_max([tensors[name] for name in PARTS], axis=0)
         normal["largest"] = np.max([normal[name] for name in PARTS], axis=0)
-        return tensors, normal
+        return tensors, normal, variance
 
 
 def in_graph(baseline, X):
@@ -240,14 +241,15 @@ def measure(data, abnormal, hps, kind="plain"):
     images, kinds = joined(data.test.images, abnormal)
     baselines = make_baselines(data, hps[0].Z_n)
     of_baselines = {name: baseline(images) for name, baseline in baselines.items()}
+    by_baselines = aurocs(of_baselines, kinds)
     by_seed = []
     for hp in hps:
         net = KINDS[kind](dataclasses.replace(hp, train_n=data.train.num_examples))
         with ae.start_session(net) as sess:
             common.train_with_bar(sess, net, data)
-            tensors, _ = add_scores(sess, net, data)
+            tensors, *_ = add_scores(sess, net, data)
             of_network = common.run_batches(sess, tensors, net.X, images, "scoring")
-        by_seed.append(aurocs(of_network | of_baselines, kinds))
+        by_seed.append(aurocs(of_network, kinds) | by_baselines)
     return by_seed
 
 

@@ -68,7 +68,7 @@ def train(sess, net, data):
 def defect_aurocs(sess, net, data, abnormal):
     """Returns the AUROC of each kind of abnormal images, {kind: (n, X_n)}, against the test images."""
     images, kinds = anomaly.joined(data.test.images, abnormal)
-    tensors, _ = anomaly.add_scores(sess, net, data)
+    tensors, *_ = anomaly.add_scores(sess, net, data)
     scores = common.run_batches(sess, tensors, net.X, images, "scoring")
     aurocs = anomaly.aurocs(scores, kinds)
     return [aurocs[anomaly.SCORE, kind] for kind in abnormal]

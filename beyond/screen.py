@@ -60,13 +60,12 @@ def read_images(path, data_path, X_n, invert, center):
     return as_images(pictures), names
 
 
-def plot_screened(sess, net, data, images, titles):
+def plot_screened(sess, net, images, detector, titles):
     """Draws images X (n, X_n), their reconstructions G, and where they are abnormal: |G - X|, divided by
-    what is usual for the pixel in training images, and by the maximum. titles: (n,), text. Returns a
-    Figure."""
-    train = data.train.images[: anomaly.NEIGHBOUR_IMAGES]
+    what is usual for the pixel in training images, and by the maximum. detector: anomaly.Detector;
+    titles: (n,), text. Returns a Figure."""
     G = sess.run(net.G, {net.X: images})
-    D = abs(G - images) / np.sqrt(anomaly.usual_variance(sess, net, train))
+    D = abs(G - images) / np.sqrt(detector.variance)
     D /= D.max() or 1
     figure = ae.plot_images({"X": images, "G": G, "|G − X|": D}, cmap="gray")
     for axes, title in zip(figure.axes, titles):
@@ -140,7 +139,7 @@ def main(args):
             csv.writer(file, lineterminator="\n").writerows([texts, *zip(*texts.values())])
         marks = np.where(flags, " !", "")
         titles = [f"{textwrap.fill(names[i], 14)}\n{deciding[i]:.1f}{marks[i]}" for i in shown]
-        figure = plot_screened(sess, net, data, images[shown], titles)
+        figure = plot_screened(sess, net, images[shown], detector, titles)
     figure.savefig(folder / "screened.png", dpi=100)
     parts = anomaly.PARTS if args.score in anomaly.SCORES else ()
     columns = list(dict.fromkeys([*parts, args.score, "flag", "file"]))

@@ -11,7 +11,7 @@ import sklearn.decomposition
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
-from beyond import pictures, screen, synthetic
+from beyond import anomaly, pictures, screen, synthetic
 from beyond.common import load_run
 from conftest import SMALL, files, typed
 
@@ -180,7 +180,8 @@ def test_the_picture_shows_where_an_image_is_abnormal(model):
     with load_run(model[0]) as (sess, net, data):
         X = data.test.images[:3]
         G = sess.run(net.G, {net.X: X})
-        axes = screen.plot_screened(sess, net, data, X, ["a", "b", "c"]).axes
+        detector = anomaly.make_detector(sess, net, data)
+        axes = screen.plot_screened(sess, net, X, detector, ["a", "b", "c"]).axes
         squares = (sess.run(net.G, {net.X: data.train.images}) - data.train.images) ** 2
     shown = [np.asarray(a.images[0].get_array()).ravel() for a in axes]
     usual = squares.mean(axis=0) + squares.mean()
