@@ -8,7 +8,6 @@ beyond.baselines. beyond.screen and beyond.export use the functions. README.md d
 
 import dataclasses
 import sys
-import types
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ PARTS = ("reconstruction", "local", "brightness", "distance")  # of the score `l
 SCORES = ("error", *PARTS, "largest")
 SCORE = "largest"  # what screen and export use
 WINDOW = 5
-NO_BASELINES = types.MappingProxyType({})
 
 
 # ---- Scores of a network -------------------------------------------------------------------------
@@ -36,7 +34,7 @@ class Detector(NamedTuple):
     variance: np.ndarray  # (X_n,), see usual_variance
 
 
-def make_detector(sess, net, data, rate=0.05, baselines=NO_BASELINES):
+def make_detector(sess, net, data, rate=0.05, baselines=None):
     """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
     in the session was trained. At most `rate` of the validation images are above its thresholds.
 
@@ -60,7 +58,7 @@ def detect(sess, net, images, detector):
     return scores, {name: ~(values <= thresholds[name]) for name, values in scores.items()}
 
 
-def add_scores(sess, net, data, baselines=NO_BASELINES):
+def add_scores(sess, net, data, baselines=None):
     """Adds the scores of the images in net.X to the graph. Returns {name: tensor (batch,)}; the scores of
     the validation images, {name: (n,)}; and what usual_variance returns for training images.
 
@@ -86,7 +84,7 @@ def add_scores(sess, net, data, baselines=NO_BASELINES):
             "brightness": tf.maximum(too_bright, too_dark),
             "distance": distance_to_neighbours(net.Z - black, codes - black),
         }
-        values |= {name: in_graph(baseline, net.X) for name, baseline in baselines.items()}
+        values |= {name: in_graph(baseline, net.X) for name, baseline in (baselines or {}).items()}
         # What is added is small, but more than rounding.
         logs = {name: tf.log(value + 1e-4) for name, value in values.items()}
         of_normal = common.run_batches(sess, logs, net.X, data.validation.images, "scoring")
@@ -158,6 +156,12 @@ def aurocs(scores, kinds):
             rows = np.isin(kinds, ["normal", kind])
             found[name, kind] = roc_auc_score(kinds[rows] == kind, values[rows])
     return found
+
+
+def network_aurocs(sess, net, data, images, kinds):
+    """Returns what `aurocs` does, of the scores of images (n, X_n) by a network that was trained on `data`."""
+    tensors, *_ = add_scores(sess, net, data)
+    return aurocs(common.run_batches(sess, tensors, net.X, images, "scoring"), kinds)
 
 
 # ---- Abnormal images -----------------------------------------------------------------------------
@@ -247,9 +251,7 @@ def measure(data, abnormal, hps, kind="plain"):
         net = KINDS[kind](dataclasses.replace(hp, train_n=data.train.num_examples))
         with ae.start_session(net) as sess:
             common.train_with_bar(sess, net, data)
-            tensors, *_ = add_scores(sess, net, data)
-            of_network = common.run_batches(sess, tensors, net.X, images, "scoring")
-        by_seed.append(aurocs(of_network, kinds) | by_baselines)
+            by_seed.append(network_aurocs(sess, net, data, images, kinds) | by_baselines)
     return by_seed
 
 

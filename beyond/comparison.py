@@ -65,15 +65,6 @@ def train(sess, net, data):
     return np.median(np.diff(times)), loop is not ae.feed_loop
 
 
-def defect_aurocs(sess, net, data, abnormal):
-    """Returns the AUROC of each kind of abnormal images, {kind: (n, X_n)}, against the test images."""
-    images, kinds = anomaly.joined(data.test.images, abnormal)
-    tensors, *_ = anomaly.add_scores(sess, net, data)
-    scores = common.run_batches(sess, tensors, net.X, images, "scoring")
-    aurocs = anomaly.aurocs(scores, kinds)
-    return [aurocs[anomaly.SCORE, kind] for kind in abnormal]
-
-
 def evaluate(sess, net, kind, data, abnormal):
     """Returns a trained network's row of the table without its time: {column: number}."""
     train, test = data.train, data.test
@@ -81,7 +72,9 @@ def evaluate(sess, net, kind, data, abnormal):
     codes = common.encode_images(sess, net, train.images)
     test_codes = common.encode_images(sess, net, test.images)
     accuracy = pca.knn_accuracy(codes, test_codes, train.labels, test.labels)
-    aurocs = defect_aurocs(sess, net, data, abnormal)
+    images, kinds = anomaly.joined(test.images, abnormal)
+    by_score = anomaly.network_aurocs(sess, net, data, images, kinds)
+    aurocs = [by_score[anomaly.SCORE, defect] for defect in abnormal]
     found = {
         "weights": sum(v.shape.num_elements() for v in net.variables if v.trainable),
         "score": scores["clean"],

@@ -83,10 +83,8 @@ def describe_baselines(data, n):
     by_pca = decode_by_pca(pca, pca.transform(validation))
     pca_score = common.reconstruction_score(by_pca, validation)
     mean_score = common.reconstruction_score(train.mean(axis=0), validation)
-    found = (
-        f"PCA with {pca.n_components_} components {pca_score:.1f}, mean picture {mean_score:.1f}"
-    )
-    return found, mean_score
+    name = f"PCA with {pca.n_components_} components"
+    return f"{name} {pca_score:.1f}, mean picture {mean_score:.1f}", mean_score
 
 
 def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
