@@ -1003,8 +1003,10 @@ def restore(sess, net, data, logdir):
         with net.X.graph.as_default():
             tf.train.Saver(net.variables).restore(sess, run.checkpoint)
     except (tf.errors.OpError, ValueError) as e:
-        reason = f"cannot be read: {first_line(e)}: start without resume"
-        raise AutoEncoderError(f"{run.checkpoint} {reason}") from e
+        last = read_run(logdir)
+        if last and last.checkpoint != run.checkpoint:  # a training has replaced it meanwhile
+            return restore(sess, net, data, logdir)
+        raise AutoEncoderError(f"{run.checkpoint} cannot be read: {first_line(e)}") from e
     return run.history
 
 

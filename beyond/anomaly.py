@@ -6,6 +6,7 @@ The command measures how well scores separate abnormal test images from normal o
 beyond.baselines. beyond.screen and beyond.export use the functions. README.md defines the scores.
 """
 
+import argparse
 import dataclasses
 import sys
 from typing import NamedTuple
@@ -56,6 +57,21 @@ def detect(sess, net, images, detector):
     thresholds = detector.thresholds
     # Also abnormal if a score is NaN.
     return scores, {name: ~(values <= thresholds[name]) for name, values in scores.items()}
+
+
+def add_score_flags(parser, names):
+    """Adds to a parser which of the scores decides, and the share of normal images that it may flag."""
+    help = f"{', '.join(names)}: see beyond/README.md (default: %(default)s)"
+    parser.add_argument("--score", choices=names, default=SCORE, metavar="NAME", help=help)
+    help = "share of the validation images above the threshold (default: %(default)s)"
+    parser.add_argument("--rate", type=share, default=0.05, metavar="REAL", help=help)
+
+
+def share(text):
+    """Returns a number between 0 and 1. Raises what argparse wants if it is not."""
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
+    return float(text)
 
 
 def add_scores(sess, net, data, baselines=None):

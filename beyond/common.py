@@ -3,6 +3,7 @@
 import contextlib
 import math
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -56,6 +57,24 @@ def load_run(logdir, data_dir=None):
         epochs = len(ae.restore(sess, net, data, logdir))
         print(f"network: {logdir}, {kind}, trained for {epochs} of {net.hp.epoch_n} epochs")
         yield sess, net, data
+
+
+@contextlib.contextmanager
+def new_path(path):
+    """Yields a path to write a file or a folder at, which becomes `path` at the end. If the process is
+    killed, or the disk is full, what was at `path` is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        part = Path(folder, path.name)
+        yield part
+        part.replace(path)
+
+
+def check_output(output, pictures):
+    """Raises AutoEncoderError if an output is inside a folder of pictures."""
+    if pictures.resolve() in (output.resolve(), *output.resolve().parents):
+        hint = "its pictures would be read the next time: choose an output elsewhere"
+        raise ae.AutoEncoderError(f"{output} is inside {pictures}, and {hint}")
 
 
 def progress_bar(description, iterable=None, total=None):

@@ -19,20 +19,20 @@ around it, bright on dark if theirs are, and divided by 255: beyond.pictures.rea
 import sys
 
 import autoencoder as ae
-from beyond.anomaly import SCORE, make_detector
-from beyond.common import load_run
+from beyond.anomaly import SCORE, SCORES, add_score_flags, make_detector
+from beyond.common import load_run, new_path
 
 tf = ae.tf
 
 
-def export(sess, net, folder, detector):
+def export(sess, net, folder, detector, score=SCORE):
     """Writes the SavedModel into a new folder. detector: a Detector of beyond.anomaly, in the graph
-    of net.
+    of net. score: the name of that by which detect decides.
 
     Weights stay variables: for constants, TensorFlow has other kernels, which round differently.
     Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.
     """
-    outputs = [net.Z, net.G, detector.tensors[SCORE]]
+    outputs = [net.Z, net.G, detector.tensors[score]]
     forward = ae.subgraph(outputs)
     weights = ae.variables_of(outputs)
     values = dict(zip(ae.variable_handles(weights), sess.run(weights)))
@@ -44,12 +44,12 @@ def export(sess, net, folder, detector):
         }
         inputs = {name: variable.handle for name, variable in variables.items()}
         names = [net.X.name, *(tensor.name for tensor in outputs)]
-        X, Z, G, score = tf.import_graph_def(forward, inputs, names, name="")
+        X, Z, G, score_tensor = tf.import_graph_def(forward, inputs, names, name="")
         error = tf.reduce_sum((G - X) ** 2, axis=1) / 2
-        threshold = tf.constant(detector.thresholds[SCORE])
-        flag = tf.logical_not(score <= threshold)  # also if the image has a NaN
+        threshold = tf.constant(detector.thresholds[score])
+        flag = tf.logical_not(score_tensor <= threshold)  # also if the image has a NaN
         images = {"images": X}
-        detected = {"score": score, "flag": flag, "threshold": threshold}
+        detected = {"score": score_tensor, "flag": flag, "threshold": threshold}
         signature = tf.saved_model.predict_signature_def
         signatures = {
             "encode": signature(images, {"Z": Z}),
@@ -74,9 +74,9 @@ def main(args):
     if "[" in str(args.output):
         raise ae.AutoEncoderError(f"{args.output}: TensorFlow cannot open a path with [")
     with load_run(args.logdir, args.data_dir) as (sess, net, data):
-        detector = make_detector(sess, net, data)
-        with ae.writing(args.output):
-            export(sess, net, args.output, detector)
+        detector = make_detector(sess, net, data, args.rate)
+        with ae.writing(args.output), new_path(args.output) as folder:
+            export(sess, net, folder, detector, args.score)
     print(f"SavedModel: {args.output}")
 
 
@@ -87,4 +87,5 @@ if __name__ == "__main__":
     parser.add_logdir()
     help = "a new folder to write"
     parser.add_argument("--output", type=ae.user_path, required=True, metavar="FOLDER", help=help)
+    add_score_flags(parser, SCORES)
     sys.exit(ae.run_command(main, parser))

@@ -8,14 +8,17 @@ In a program that does not import autoencoder.py:
     autoencoder = keras.saving.load_model("logs/digits.keras")
 """
 
+import json
 import sys
+import zipfile
 
 from scipy.special import logit
 
 import autoencoder as ae
-from beyond.common import open_network
+from beyond.common import new_path, open_network
 
 tf = ae.tf
+NEW_KEYS = ("quantization_config", "input_axes", "output_axes")  # since Keras 3.5
 
 
 def keras_model(logdir):
@@ -52,6 +55,24 @@ def keras_model(logdir):
     return model
 
 
+def save(model, path):
+    """Saves a keras.Model as a .keras file that older versions of Keras 3 open as well: without the keys that
+    they do not know, which are empty."""
+    complete = path.with_name("complete.keras")
+    model.save(complete)
+    with zipfile.ZipFile(complete) as archive, zipfile.ZipFile(path, "w") as new_archive:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "config.json":
+                content = json.dumps(json.loads(content, object_hook=without_new_keys))
+            new_archive.writestr(name, content)
+
+
+def without_new_keys(config):
+    """Returns a dict of Keras's configuration without the empty ones of NEW_KEYS."""
+    return {k: value for k, value in config.items() if k not in NEW_KEYS or value is not None}
+
+
 def main(args):
     """Writes the network that was trained in --logdir as a Keras model of Dense layers."""
     if args.output.suffix != ".keras":
@@ -60,8 +81,8 @@ def main(args):
         raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
     tf.enable_v2_behavior()
     model = keras_model(args.logdir)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    model.save(args.output)
+    with new_path(args.output) as path:
+        save(model, path)
     print(f"Keras model: {args.output}")
 
 

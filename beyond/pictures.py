@@ -1,6 +1,6 @@
 """Converts a folder of pictures into training images.
 
-    python -m beyond.pictures FOLDER OUTPUT.npz [--size 28] [--invert] [--center]
+    python -m beyond.pictures FOLDER OUTPUT.npz [--size 28] [--align] [--invert] [--center]
 
 OUTPUT.npz is what `python autoencoder.py --data_dir` takes:
 
@@ -11,23 +11,27 @@ OUTPUT.npz is what `python autoencoder.py --data_dir` takes:
 | class_names      | (classes,)      | names of the subfolders: that of label i is number i    |
 | size             | ()              | width and height of the images, in pixels               |
 | invert, center   | ()              | booleans: whether --invert and --center were given      |
+| reference        | (size, size)    | only if --align was given: see beyond.alignment         |
 """
 
 import collections
 import contextlib
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
 from PIL import Image, ImageOps, UnidentifiedImageError
-from sklearn.model_selection import train_test_split
+from sklearn.cluster import DBSCAN
+from sklearn.metrics import pairwise_distances
+from sklearn.model_selection import GroupShuffleSplit
 
 import autoencoder as ae
-from beyond.common import format_table, progress_bar
+from beyond import alignment
+from beyond.common import check_output, format_table, new_path, progress_bar
 from beyond.pca import describe_baselines
 
 with contextlib.suppress(ImportError):
@@ -37,24 +41,23 @@ with contextlib.suppress(ImportError):
 
 MIN_PICTURES = 15  # of which 11 are for training, 1 is for validation and 3 are for test
 HIDDEN = (".", "@eaDir")  # starts of the names of what programs keep beside pictures
+MASK_NAMES = ("_gt", "_mask")  # ends of names
+MASK_FOLDERS = {"ground_truth", "mask", "masks"}
+ALIKE = 0.3  # of the median distance of two pictures: those that are nearer are nearly alike
+MAX_GROUPED = 5000  # pictures that are compared with each other, which takes seconds
 
 
 # ---- Reading -------------------------------------------------------------------------------------
 
 
-class Pictures(NamedTuple):
-    images: np.ndarray  # (n, size, size), bytes
-    files: list[Path]  # (n,), relative to the folder
-    formats: list[str]  # (n,), Pillow's names: PNG, JPEG, ...
-
-
-def read_pictures(path, size, invert=False, center=False):
+def read_pictures(path, size, invert=False, center=False, reference=None, with_masks=False):
     """Reads a picture, or all pictures of a folder and its subfolders, in the order of their paths.
 
-    Files and subfolders that cannot be read are left out. Prints their names and the reasons, and how
-    many hidden ones are skipped.
-    size, invert, center: see read_picture.
-    Returns Pictures. Raises AutoEncoderError if there is none.
+    Masks, and files and subfolders that cannot be read, are left out. Prints what is left out, and why,
+    and how many are read of which format.
+    size, invert, center, reference: see read_picture; with_masks: masks are read, too.
+    Returns bytes (n, size, size), and the paths of the files in the folder (n,), a list. Raises
+    AutoEncoderError if there is none.
     """
     if not path.exists():
         raise ae.AutoEncoderError(f"{path} does not exist")
@@ -62,27 +65,41 @@ def read_pictures(path, size, invert=False, center=False):
     candidates, hidden, errors = find_files(path) if path.is_dir() else ([path], 0, [])
     if hidden:
         print(f"skipped: {hidden} hidden files or folders")
-    images, files, formats = [], [], []
+    images, files, formats = [], [], collections.Counter()
     left_out = [f"{Path(e.filename).relative_to(folder)}: {e.strerror}" for e in errors]
+    suffixes = Image.registered_extensions().keys() | {".heic", ".heif"}
+    others = collections.Counter()  # files that are no pictures, by their suffix
+    masks = 0
     for file in progress_bar("reading", candidates):
         name = file.relative_to(folder)
+        if is_mask(name) and not with_masks:
+            masks += 1
+            continue
         try:
-            image, format = read_picture(file, size, invert, center)
+            image, format = read_picture(file, size, invert, center, reference)
         except UnidentifiedImageError:
-            is_heic = file.suffix.lower() in (".heic", ".heif")
-            hint = ", without pip install pillow-heif" if is_heic else ""
-            left_out.append(f"{name}: Pillow cannot open it{hint}")
+            suffix = file.suffix.lower()
+            if suffix in suffixes:
+                hint = ", without pip install pillow-heif" if suffix in (".heic", ".heif") else ""
+                left_out.append(f"{name}: Pillow cannot open it{hint}")
+            else:
+                others[suffix or "without a suffix"] += 1
         except Exception as e:  # Pillow raises a dozen kinds for damaged files
             left_out.append(f"{name}: {ae.first_line(e)}")
         else:
             images.append(image)
             files.append(name)
-            formats.append(format)
+            formats[format] += 1
+    if masks:
+        left_out.append(f"{masks} masks, by their names or folders: --all reads them")
+    left_out += [f"{n} files {suffix}: Pillow cannot open them" for suffix, n in others.items()]
     for line in left_out:
         print(f"left out: {line}")
     if not images:
         raise ae.AutoEncoderError(f"{path} has no picture that can be read")
-    return Pictures(np.stack(images), files, formats)
+    by_format = ", ".join(f"{n} {format}" for format, n in formats.most_common())
+    print(f"pictures: {len(images)} ({by_format})")
+    return np.stack(images), files
 
 
 def find_files(folder):
@@ -100,22 +117,52 @@ def find_files(folder):
     return sorted(files), hidden, errors
 
 
+def is_mask(file):
+    """Returns whether a picture is a mask of another, by its path in the folder."""
+    folders = {name.lower() for name in file.parts[:-1]}
+    return file.stem.lower().endswith(MASK_NAMES) or bool(folders & MASK_FOLDERS)
+
+
 def as_images(pictures):
     """Returns pictures (n, size, size), bytes, as images (n, X_n), as read_data_sets does."""
     return pictures.reshape(len(pictures), -1) * np.float32(1 / 255)
 
 
-def read_picture(path, size, invert=False, center=False):
+def read_picture(path, size, invert=False, center=False, reference=None):
     """Reads a picture of any format that Pillow opens, as a grey image.
 
-    The first frame of an animation is taken. EXIF's rotation is applied. What is transparent, and
-    what is added to make the picture square, becomes black. Without the flags, a grey picture of
+    What is added to make the picture square becomes black. Without the flags, a grey picture of
     size x size pixels is returned unchanged.
 
-    invert: for dark ink on bright paper; the image is bright on black, as MNIST's are.
     center: frames the ink as MNIST's digits are framed: see center_ink.
-    Returns (size, size) bytes, and Pillow's name of the format, with a remark if there are more
-    frames. Raises Pillow's exceptions, or ValueError, if the file cannot be read.
+    reference: what the object is aligned with: see beyond.alignment.
+    invert, and what is returned besides (size, size) bytes: see read_grey. Raises what it raises, and
+    ValueError if all pixels are the same, or if there is nothing to center or to align.
+    """
+    # A JPEG is decoded at a half, a quarter or an eighth of its size, if that is enough.
+    needed = (WORKING_SCALE if center else alignment.WORKING_SCALE) * size
+    grey, format = read_grey(path, needed, invert)
+    darkest, brightest = grey.getextrema()
+    if darkest == brightest:
+        raise ValueError(f"each of its pixels is {darkest}")
+    if center:
+        grey = center_ink(grey, size)
+    if reference is not None:
+        aligned = alignment.align(fitted(grey, needed), size, reference)
+        return np.uint8(np.round(aligned)), format
+    square = ImageOps.pad(fitted(grey, size), (size, size), color=0)
+    return np.asarray(square), format
+
+
+def read_grey(path, needed, invert):
+    """Reads a picture as a Pillow image of mode L.
+
+    The first frame of an animation is taken. EXIF's rotation is applied. What is transparent becomes
+    black.
+    needed: pixels of the longer side that are enough; invert: for dark ink on bright paper; the image
+    is bright on black, as MNIST's are.
+    Returns the image, and Pillow's name of the format, with a remark if there are more frames, or if
+    everything is transparent. Raises Pillow's exceptions, or ValueError, if the file cannot be read.
     """
     if not path.is_file():  # opening a named pipe would wait for a writer
         raise ValueError("neither a regular file nor a link to one")
@@ -124,8 +171,6 @@ def read_picture(path, size, invert=False, center=False):
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path) as picture:
-            # A JPEG is decoded at a half, a quarter or an eighth of its size, if that is enough.
-            needed = (WORKING_SCALE if center else 4) * size
             picture.draft("L", (needed, needed))
             format = picture.format
             if getattr(picture, "is_animated", False):
@@ -135,13 +180,8 @@ def read_picture(path, size, invert=False, center=False):
                 picture = ImageOps.exif_transpose(picture)
             # On white if the image is inverted next, so that what is transparent becomes black.
             # Padding is black because it is added last.
-            grey = to_grey(picture, 255 if invert else 0)
-    if invert:
-        grey = ImageOps.invert(grey)
-    if center:
-        grey = center_ink(grey, size)
-    square = ImageOps.pad(fitted(grey, size), (size, size), color=0)
-    return np.asarray(square), format
+            grey, remark = to_grey(picture, 255 if invert else 0)
+    return ImageOps.invert(grey) if invert else grey, format + remark
 
 
 def fitted(picture, side):
@@ -153,7 +193,9 @@ def fitted(picture, side):
 
 
 def to_grey(picture, background):
-    """Returns a Pillow image as one of mode L. background: the grey behind what is transparent."""
+    """Returns a Pillow image as one of mode L, and a remark if its transparency is ignored, because there
+    would be nothing left. background: the grey behind what is transparent."""
+    remark = ""
     if picture.mode == "F":
         raise ValueError("its pixels are floats, of no known range")
     if picture.mode.startswith("I"):  # 16 bits, of which convert("L") would clip all above 255
@@ -163,12 +205,15 @@ def to_grey(picture, background):
         grey = np.round(pixels / 257).astype(np.uint8)  # 65535 / 257 = 255
         if "transparency" in picture.info:
             grey[pixels == picture.info["transparency"]] = background
-        return Image.fromarray(grey)
+        return Image.fromarray(grey), remark
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, (background, background, background))
-        picture = Image.alpha_composite(paper, picture)
-    return picture.convert("L")
+        if picture.getchannel("A").getbbox():
+            paper = Image.new("RGBA", picture.size, (background, background, background))
+            picture = Image.alpha_composite(paper, picture)
+        else:
+            remark = ": transparent everywhere, which is ignored"
+    return picture.convert("L"), remark
 
 
 # ---- Centering -----------------------------------------------------------------------------------
@@ -217,6 +262,59 @@ def center_ink(grey, size):
 # ---- Command line --------------------------------------------------------------------------------
 
 
+def find_reference(folder, size, invert):
+    """Returns what the pictures of a folder are aligned with: (size, size). It is made of at most 100 of
+    them. Raises AutoEncoderError if no object is found in any."""
+    candidates, *_ = find_files(folder)
+    greys = []
+    for file in progress_bar("finding objects", candidates[:: 1 + len(candidates) // 100]):
+        with contextlib.suppress(Exception):  # read_pictures will name it
+            needed = alignment.WORKING_SCALE * size
+            grey = fitted(read_grey(file, needed, invert)[0], needed)
+            alignment.find_object(np.asarray(grey))
+            greys.append(grey)
+    ae.require(greys, f"{folder} has no picture with an object in front of a background")
+    return alignment.make_reference(greys, size)
+
+
+def without_copies(images, files):
+    """Returns images (n, size, size) and their files without those that equal an earlier one. Prints how
+    many these are."""
+    _, kept = np.unique(images, axis=0, return_index=True)
+    copies = np.setdiff1d(np.arange(len(images)), kept)
+    if len(copies):
+        print(f"left out: {len(copies)} copies of others, such as {files[copies[0]]}")
+    kept.sort()
+    return images[kept], [files[i] for i in kept]
+
+
+def split(images):
+    """Divides images (n, size, size) into training images and a fifth for test, at random, because the order
+    in the folder may have a meaning. Groups of nearly_alike stay together, and follow each other in the
+    training images, of which the first become validation images. Returns the indices of both."""
+    groups = nearly_alike(as_images(images))
+    splitter = GroupShuffleSplit(1, test_size=0.2, random_state=0)
+    [(train, test)] = splitter.split(images, groups=groups)
+    order = np.random.default_rng(0).permutation(len(images))[groups]
+    return train[np.argsort(order[train], kind="stable")], test
+
+
+def nearly_alike(images):
+    """Returns numbers of groups (n,) of images (n, X_n) that are nearly alike, as several shots of one part
+    are. If these were on both sides of a split, all test and validation images would look known."""
+    n = len(images)
+    if n > MAX_GROUPED:
+        return np.arange(n)
+    usual = np.median(pairwise_distances(images))
+    groups = DBSCAN(eps=ALIKE * usual + 1e-6, min_samples=1).fit_predict(images)
+    # A large group is no series of shots: there, all pictures hardly differ.
+    is_large = np.bincount(groups)[groups] > n / MIN_PICTURES
+    names, groups = np.unique(np.where(is_large, n + np.arange(n), groups), return_inverse=True)
+    if len(names) < n:
+        print(f"{n} pictures are {len(names)} groups of what is nearly alike, which stay together")
+    return groups
+
+
 def labels_of(files, folder):
     """Returns the label of each file (n,), and the names of the labels: the subfolders of `folder`,
     sorted. If no file is in a subfolder, returns None and None."""
@@ -238,6 +336,8 @@ def add_picture_flags(parser):
     parser.add_argument("--invert", action="store_true", help=help)
     help = "for photographs of a digit on paper: frames it as in MNIST"
     parser.add_argument("--center", action="store_true", help=help)
+    help = "reads masks, too: names that end in _gt or _mask, and what is in ground_truth or masks"
+    parser.add_argument("--all", action="store_true", help=help)
 
 
 def main(args):
@@ -250,37 +350,41 @@ def main(args):
     for path in (args.output, preview):
         if path.exists():
             raise ae.AutoEncoderError(f"{path} exists already: choose another output")
-    if args.folder.resolve() in args.output.resolve().parents:
-        hint = "the next run would read its preview: choose an output elsewhere"
-        raise ae.AutoEncoderError(f"{args.output} is inside {args.folder}, and {hint}")
+    check_output(args.output, args.folder)
     if args.size < 1:
         raise ae.AutoEncoderError(f"--size must be at least 1, not {args.size}")
-    images, files, formats = read_pictures(args.folder, args.size, args.invert, args.center)
+    if args.align and args.center:
+        raise ae.AutoEncoderError("--align and --center exclude each other")
+    options = {"invert": args.invert, "center": args.center}
+    arrays = {"size": args.size} | options
+    if args.align:
+        options["reference"] = find_reference(args.folder, args.size, args.invert)
+        arrays["reference"] = options["reference"]
+    read = read_pictures(args.folder, args.size, **options, with_masks=args.all)
+    images, files = without_copies(*read)
     if len(images) < MIN_PICTURES:
         found = f"{args.folder} has {len(images)} pictures"
         raise ae.AutoEncoderError(f"{found}, and training needs at least {MIN_PICTURES}")
     labels, names = labels_of(files, args.folder)
-    # The split is random, because the order in the folder may have a meaning.
-    rows = np.arange(len(images))
-    train, test = train_test_split(rows, test_size=0.2, random_state=0)
-    arrays = {"x_train": images[train], "x_test": images[test]}
-    arrays |= {"size": args.size, "invert": args.invert, "center": args.center}
+    train, test = split(images)
+    arrays |= {"x_train": images[train], "x_test": images[test]}
     if labels is not None:
         arrays |= {"y_train": labels[train], "y_test": labels[test], "class_names": names}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(args.output, **arrays)
     first_images = as_images(arrays["x_train"][:10])
-    ae.plot_images({"pictures": first_images}, cmap="gray").savefig(preview, dpi=100)
-    counts = collections.Counter(formats).most_common()
-    by_format = ", ".join(f"{n} {format}" for format, n in counts)
-    print(f"pictures: {len(images)} ({by_format})")
+    with new_path(preview) as path:
+        ae.plot_images({"pictures": first_images}, cmap="gray").savefig(path, dpi=100)
+    with new_path(args.output) as path:
+        np.savez(path, **arrays)
     if labels is not None:
         table = zip(range(len(names)), names, np.bincount(labels))
         print(format_table(["label", "class", "pictures"], *table))
     print(f"{len(train)} training and {len(test)} test images: {args.output}; preview: {preview}")
+    if images.max() < 128:
+        print(f"the brightest pixel of all is {images.max()} of 255: the pictures are dark")
     epochs = max(10, 1000 // (1 + len(train) // 50))  # 1,000 minibatches of 50
-    command = f"python autoencoder.py --recipe tuned --epoch_n {epochs} --data_dir {args.output}"
-    print(f"train: {command}")
+    logdir = shlex.quote(f"logs/{args.output.stem}-run")
+    files = f"--data_dir {shlex.quote(str(args.output))} --logdir {logdir}"
+    print(f"train: python autoencoder.py --recipe tuned --epoch_n {epochs} {files}")
     baselines, _ = describe_baselines(ae.read_data_sets(args.output), ae.RECIPES["tuned"].Z_n)
     print(f"for comparison with its validation loss: {baselines}")
 
@@ -294,5 +398,7 @@ if __name__ == "__main__":
     parser.add_argument("output", type=ae.user_path, metavar="OUTPUT.npz", help=help)
     help = "width and height of the images, in pixels (default: %(default)s)"
     parser.add_argument("--size", type=int, default=28, metavar="N", help=help)
+    help = "turns, shifts and scales each picture so that its object lies as in the others"
+    parser.add_argument("--align", action="store_true", help=help)
     add_picture_flags(parser)
     sys.exit(ae.run_command(main, parser))

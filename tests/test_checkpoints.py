@@ -238,8 +238,8 @@ def test_damaged_files_are_refused(tmp_path):
     run = json.loads((tmp_path / "checkpoints" / "run.json").read_text())
     old = {name: value for name, value in run.items() if name != "train_n"}
     for name, content, words in (
-        ("epoch-2.index", b"text", "cannot be read: .*: start without resume"),
-        ("epoch-2.data-00000-of-00001", b"text", "cannot be read: .*: start without resume"),
+        ("epoch-2.index", b"text", "cannot be read: .*"),
+        ("epoch-2.data-00000-of-00001", b"text", "cannot be read: .*"),
         ("run.json", b"{", "is damaged"),
         ("run.json", json.dumps(run | {"Z_n": "3"}).encode(), "is damaged"),
         ("run.json", json.dumps(old).encode(), "has no 'train_n': another version wrote it"),
@@ -250,6 +250,17 @@ def test_damaged_files_are_refused(tmp_path):
         with pytest.raises(ae.AutoEncoderError, match=words):
             train(tmp_path, resume=True)
         path.write_bytes(good)
+
+
+def test_a_run_is_opened_while_a_training_replaces_its_checkpoint(tmp_path, monkeypatch):
+    train(tmp_path)
+    run = ae.read_run(tmp_path)
+    replaced = run._replace(checkpoint=run.checkpoint[:-1] + "1", history=run.history[:1])
+    found = [replaced, run, run]
+    monkeypatch.setattr(ae, "read_run", lambda logdir: found.pop(0))
+    net = test_built.build(HP)
+    with ae.start_session(net) as sess:
+        assert ae.restore(sess, net, DATA, tmp_path) == run.history and not found
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")

@@ -42,6 +42,16 @@ def test_another_program_computes_what_the_session_does(model, tmp_path):
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
     assert 0 < flags["largest"].sum() < len(X)
+    flags = ["--score", "local", "--rate", 0.3]
+    assert typed("--logdir", model[0], "--output", tmp_path / "l", *flags, module="export") == 0
+    with ae.tf.Graph().as_default(), ae.tf.Session() as sess:
+        saved = ae.tf.saved_model.load(sess, ["serve"], str(tmp_path / "l"))
+        outputs = saved.signature_def["detect"].outputs
+        found = sess.run(
+            outputs["score"].name, {saved.signature_def["detect"].inputs["images"].name: X}
+        )
+        np.testing.assert_allclose(found, scores["local"], rtol=1e-5, atol=1e-6)
+        assert sess.run(outputs["threshold"].name) < detector.thresholds["local"]
 
 
 def test_a_network_with_another_amount_of_noise(model, tmp_path):

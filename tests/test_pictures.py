@@ -4,6 +4,8 @@ import argparse
 import csv
 import os
 import re
+import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ import sklearn.decomposition
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
+import autoencoder as ae
 from beyond import anomaly, pictures, screen, synthetic
-from beyond.common import load_run
+from beyond.common import load_run, new_path
 from conftest import SMALL, files, typed
 
 RS = np.random.RandomState(0)
@@ -58,7 +61,9 @@ def test_pictures_of_the_right_size_stay_as_they_are(tmp_path, name):
 
 @pytest.mark.parametrize("invert", [False, True])
 def test_other_sizes_are_fitted_without_distortion_and_padded_with_black(tmp_path, invert):
-    Image.new("L", (100, 25), 0 if invert else 255).save(tmp_path / "wide.png")
+    picture = Image.new("L", (100, 25), 0 if invert else 255)
+    picture.putpixel((50, 12), 128)  # pictures of one grey are left out
+    picture.save(tmp_path / "wide.png")
     expected = np.zeros((8, 8))
     expected[3:5] = 255
     image, _ = pictures.read_picture(tmp_path / "wide.png", 8, invert)
@@ -121,20 +126,105 @@ def test_each_picture_is_in_the_training_or_the_test_images_once(classes):
 
 def test_what_is_skipped_left_out_or_read_in_part_is_named(tmp_path, capfd):
     folder = tmp_path / "pictures"
-    for name in ("a", "b", ".hidden", "@eaDir", "a/.ipynb_checkpoints"):
-        save_squares(folder / name, 10)
+    for paper, name in enumerate(("a", "b", ".hidden", "@eaDir", "a/.ipynb_checkpoints")):
+        save_squares(folder / name, 10, paper=paper)
     Image.fromarray(GREY).save(folder / "b" / "scan.tiff", **ANIMATED)
     (folder / "photograph.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     os.mkfifo(folder / "pipe.png")
     Image.fromarray(RS.randint(0, 256, (30, 30), np.uint8)).save(folder / "cut.jpg")
     os.truncate(folder / "cut.jpg", 700)
+    Image.new("L", (9, 9), 30).save(folder / "b" / "grey.png")
+    for name in ("b/1.txt", "b/2.txt", "b/notes"):
+        (folder / name).write_text("3")
+    shutil.copytree(folder / "a", folder / "Ground_Truth")
+    shutil.copy(folder / "a" / "00.png", folder / "a" / "00_GT.png")
+    shutil.copy(folder / "a" / "01.png", folder / "b" / "again.png")
+    clear = Image.fromarray(np.dstack([COLOUR, np.zeros_like(GREY)]))
+    clear.save(folder / "b" / "clear.png")
     assert typed(folder, tmp_path / "new.npz", module="pictures") == 0
     out, err = capfd.readouterr()
     assert err == ""
     left_out = set(re.findall(r"^left out: (.+?): .+$", out, re.MULTILINE))
-    assert left_out == {"photograph.HEIC", "pipe.png", "cut.jpg"}
-    assert "skipped: 3 hidden" in out
-    assert "pictures: 21 (20 PNG, 1 TIFF: first of several pages or frames)" in out
+    named = {"photograph.HEIC", "pipe.png", "cut.jpg", "b/grey.png", "2 files .txt"}
+    assert left_out >= named | {"1 files without a suffix", "11 masks, by their names or folders"}
+    assert "skipped: 4 hidden" in out and "1 copies of others, such as b/again.png" in out
+    assert "pictures: 23 (21 PNG, 1 PNG: transparent everywhere, which is ignored, 1 TIFF: f" in out
+    with np.load(tmp_path / "new.npz") as arrays:
+        assert len(arrays["x_train"]) + len(arrays["x_test"]) == 22
+
+
+def test_several_shots_of_one_part_stay_together(tmp_path, capfd):
+    parts = RS.randint(0, 100, (60, SIZE, SIZE))
+    for i in range(300):
+        shot = parts[i // 5] + RS.randint(0, 9, (SIZE, SIZE))
+        Image.fromarray(shot.astype(np.uint8)).save(tmp_path / f"{i:03}.png")
+    output = tmp_path.with_name("my shots.npz")
+    assert typed(tmp_path, output, "--size", SIZE, module="pictures") == 0
+    out = capfd.readouterr().out
+    assert "300 pictures are 60 groups" in out and "the brightest pixel of all is 107 of" in out
+    data = ae.read_data_sets(output)
+    sides = []
+    for images in (data.train.images, data.validation.images, data.test.images):
+        distances = abs(images[:, None] * 255 - 4 - parts.reshape(60, -1)).sum(axis=2)
+        sides.append({*distances.argmin(axis=1)})
+    assert not sides[2] & (sides[0] | sides[1]) and len(sides[0] & sides[1]) <= 1
+    assert len(sides[2]) == 12
+    command = shlex.split(re.search("^train: python autoencoder.py (.*)$", out, re.MULTILINE)[1])
+    assert command[-4:] == ["--data_dir", str(output), "--logdir", "logs/my shots-run"]
+
+
+def save_part(path, angle=0, scale=1.0, shift=(0, 0), light=(1, 0), scratch=0):
+    """Saves a picture of a part with a hole and two arms, which is turned and lit from the right."""
+    size = 192
+    part = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(part)
+    draw.ellipse((50, 60, 120, 130), 150)
+    draw.ellipse((70, 80, 95, 105), 40)
+    draw.rectangle((100, 85, 165, 105), 180)
+    draw.rectangle((80, 40, 95, 70), 120)
+    draw.line((120, 90, 120 + scratch, 100), 0, 4 if scratch else 0)
+    turned = part.rotate(angle, Image.Resampling.BICUBIC, translate=shift)
+    smaller = turned.resize([round(scale * size)] * 2)
+    picture = Image.new("L", (size, size))
+    picture.paste(smaller, (10, 0))
+    lit = (np.asarray(picture) + 20.0) * np.linspace(light[0] - light[1], light[0] + light[1], size)
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.uint8(lit + RS.uniform(0, 3, lit.shape))).save(path)
+
+
+def test_aligned_pictures_show_the_object_alike(tmp_path, capfd):
+    for i in range(15):
+        pose = RS.uniform(-10, 10), RS.uniform(0.85, 1), tuple(RS.randint(-8, 8, 2))
+        save_part(tmp_path / "parts" / f"{i}.png", *pose, light=RS.uniform([0.8, -0.2], [1.1, 0.2]))
+    output = tmp_path / "parts.npz"
+    assert typed(tmp_path / "parts", output, "--size", 32, "--align", module="pictures") == 0
+    data = ae.read_data_sets(output)
+    images = np.concatenate([data.train.images, data.validation.images, data.test.images])
+    assert images.std(axis=0).max() < 0.08 and images.mean(axis=0).max() > 0.7
+    # screen does the same to new pictures: one upside down and dark, and one with a scratch.
+    save_part(tmp_path / "new" / "dark.png", 180, 0.7, light=(0.5, 0))
+    save_part(tmp_path / "new" / "scratch.png", 7, scratch=30)
+    Image.fromarray(RS.randint(0, 256, (99, 99), np.uint8)).save(tmp_path / "new" / "noise.png")
+    capfd.readouterr()
+    found, names = screen.read_images(tmp_path / "new", output, 32**2, False, False, False)
+    assert names == ["dark.png", "scratch.png"]
+    assert "noise.png: no object in front of a background is found" in capfd.readouterr().out
+    difference = abs(found - images.mean(axis=0)).max(axis=1)
+    assert difference[0] < 0.15 and difference[1] > 0.3
+    where = np.unravel_index(abs(found[1] - images.mean(axis=0)).argmax(), (32, 32))
+    assert where[0] in range(10, 22) and where[1] in range(16, 28)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    (tmp_path / "old").write_text("old")
+    with pytest.raises(OSError), new_path(tmp_path / "old") as path:
+        path.write_text("new")
+        raise OSError
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+    with new_path(tmp_path / "old") as path:
+        path.write_text("new")
+        assert (tmp_path / "old").read_text() == "old"
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["new"]
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +239,9 @@ def logdir(classes, tmp_path_factory):
 def screened(path, logdir, *arguments, folder="screened"):
     """Screens pictures. Returns the rows of scores.csv, and the scores."""
     assert typed(path, "--logdir", logdir, *arguments, module="screen") == 0
-    with open(logdir / folder / "scores.csv", newline="", encoding="utf-8") as file:
+    with open(logdir / folder / "scores.csv", newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
+    assert [*rows[0]][:3] == ["file", "flag", "score"]
     return rows, np.array([float(row["largest"]) for row in rows])
 
 
@@ -186,25 +277,29 @@ def test_the_picture_shows_where_an_image_is_abnormal(model):
     shown = [np.asarray(a.images[0].get_array()).ravel() for a in axes]
     usual = squares.mean(axis=0) + squares.mean()
     difference = abs(G - X) / usual**0.5
-    np.testing.assert_allclose(shown, [*X, *G, *(difference / difference.max())], atol=1e-6)
+    np.testing.assert_allclose(
+        shown, [*X, *G, *(difference / difference.max(axis=1)[:, None])], atol=1e-6
+    )
 
 
 def test_screening_tells_how_abnormal_each_subfolder_is(logdir, tmp_path, capfd):
-    save_squares(tmp_path / "pictures" / "Good", 9)
-    save_squares(tmp_path / "pictures" / "bright", 7, paper=99)
+    save_squares(tmp_path / "pictures" / "Good_light", 5)
+    save_squares(tmp_path / "pictures" / "良品", 4)
+    save_squares(tmp_path / "pictures" / "不良", 7, paper=99)
     output = tmp_path / "new" / "output"
     options = ["--rate", 0.2, "--show", 3, "--output", output]
     rows, scores = screened(tmp_path / "pictures", logdir, *options, folder=output)
     out = capfd.readouterr().out
     flags = np.array([int(row["flag"]) for row in rows])
-    is_bright = np.array([row["file"].startswith("bright") for row in rows])
+    is_bright = np.array([row["file"].startswith("不良") for row in rows])
     median = np.median(scores[is_bright])
     words = " ".join(out.split())
-    assert f" bright 7 {flags[is_bright].mean():.1%} {median:.1f} " in words
-    for name in rows[0].keys() - {"flag", "file"}:
+    assert "normal: Good_light, 良品" in out
+    assert f" 不良 7 {flags[is_bright].mean():.1%} {median:.1f} " in words
+    for name in rows[0].keys() - {"file", "flag", "score"}:
         area = roc_auc_score(is_bright, [float(row[name]) for row in rows])
         assert f" {name} {area:.3f} {area:.3f} " in words
-    table = re.findall(r"^.* [01] +((?:Good|bright)/.*)$", out, re.MULTILINE)
+    table = re.findall(r"^.* [01] +((?:Good_light|良品|不良)/.*)$", out, re.MULTILINE)
     assert table == [rows[i]["file"] for i in np.argsort(-scores)[:3]]
 
 
@@ -230,6 +325,9 @@ def test_a_plain_method_flags_as_the_network_does(classes, logdir, tmp_path, cap
     assert [int(row["flag"]) for row in rows] == list((found > threshold).astype(int))
     out = capfd.readouterr().out
     assert "flagged: 9 of 9, by Euclidean above" in out
+    assert [row["score"] for row in rows] == [row["Euclidean"] for row in rows]
+    greys = [f"{X.mean():.2f} ± {X.std(axis=1).mean():.2f}" for X in (pixels / 255, validation)]
+    assert f"Mean grey and contrast: {greys[0]}, in training {greys[1]}." in out
     assert re.search(r"^ +Euclidean +9 +9$", out, re.MULTILINE)
     pca = sklearn.decomposition.PCA(3).fit(train)
     G = np.clip(pca.inverse_transform(pca.transform(validation)), 0, 1)
@@ -258,7 +356,7 @@ def test_generated_pictures_are_in_folders_by_their_defects(tmp_path, monkeypatc
 def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
     mixed = tmp_path / "mixed"
     save_squares(mixed, 1)
-    save_squares(mixed / "sub", 14)
+    save_squares(mixed / "sub", 14, paper=50)
     (tmp_path / "old.npz").touch()
     np.save(tmp_path / "large.npy", np.zeros((3, 5, 5), np.uint8))
     cases = [
@@ -267,6 +365,9 @@ def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
         ("pictures", [mixed, tmp_path / "new.npz"], "00.png is in no subfolder"),
         ("screen", [tmp_path / "large.npy", "--logdir", logdir], "25 pixels, not 64"),
         ("screen", [mixed, "--logdir", tmp_path / "none"], "no trained network"),
+        ("screen", [mixed / "x", "--logdir", logdir, "--output", tmp_path / "o"], "does not exist"),
+        ("screen", [mixed, "--logdir", logdir, "--output", mixed / "sub" / "o"], "is inside"),
+        ("screen", [mixed, "--logdir", logdir, "--rate", 2], "must be between 0 and 1, not 2"),
         ("screen", [mixed, "--logdir", logdir, "--invert"], "was made without --invert"),
     ]
     before = files(tmp_path)

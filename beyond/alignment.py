@@ -1,0 +1,118 @@
+"""Lays the object in a picture as it lies in the others, and evens out the light.
+
+A part that is photographed by hand is turned, shifted and nearer or farther each time. `align` undoes
+that. It finds the object by Otsu's threshold (1979), and its place and size by the moments of its pixels.
+Then it turns it until it correlates best with a reference, the mean of aligned pictures, and improves
+place, size and angle by Gauss-Newton steps (Lucas and Kanade, 1981).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import scipy.ndimage
+from PIL import Image
+
+WORKING_SCALE = 4  # pictures are aligned on images of this many times the size
+RADII = 1.9  # half the side of an aligned image, in radii of gyration of the object
+ANGLES = np.radians(np.arange(0, 360, 5))
+STEPS = 4  # of Gauss-Newton
+
+
+class Pose(NamedTuple):
+    """Where the object lies in a picture."""
+
+    center: np.ndarray  # (x, y), in pixels
+    radius: float  # of gyration, in pixels
+    angle: float  # in radians
+
+
+def make_reference(pictures, size):
+    """Returns the mean of aligned pictures, which `align` compares others with: (size, size), floats from 0.
+    pictures: Pillow images of mode L. The object is as in the first one, and at most 200 bright."""
+    reference = align(pictures[0], size)
+    for _ in range(2):
+        reference = np.mean([align(picture, size, reference) for picture in pictures], axis=0)
+    return reference * (200 / reference.max())
+
+
+def align(picture, size, reference=None):
+    """Returns a picture with its object in the middle, turned, scaled and lit as in the reference:
+    (size, size), floats from 0 to 255.
+
+    picture: Pillow image of mode L; reference: what make_reference returns. Without one, the object is
+    not turned and the light stays. Raises ValueError if no object is found.
+    """
+    pose, background = find_object(np.asarray(picture))
+    if reference is None:
+        return placed(picture, pose, size, background)
+
+    def likeness(angle):
+        turned = placed(picture, pose._replace(angle=angle), size, background, detail=1)
+        return np.corrcoef(turned.ravel(), reference.ravel())[0, 1]
+
+    pose = pose._replace(angle=max(ANGLES, key=likeness))
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    down, right = np.gradient(reference, y[:, 0], x[0])
+    # How the reference changes if it is shifted, enlarged and turned, and its light becomes uneven.
+    of_pose = [right, down, right * x + down * y, down * x - right * y]
+    of_light = [reference, reference * x, reference * y]
+    changes = np.stack(of_pose + of_light, axis=-1).reshape(size**2, -1)
+    for _ in range(STEPS):
+        difference = placed(picture, pose, size, background) - reference
+        shift_x, shift_y, growth, turn, *_ = np.linalg.lstsq(changes, difference.ravel())[0]
+        shift = rotation(pose.angle) @ [shift_x, shift_y] * RADII * pose.radius
+        pose = Pose(pose.center - shift, pose.radius * math.exp(-growth), pose.angle - turn)
+    image = placed(picture, pose, size, background)
+    light = np.linalg.lstsq(changes[:, len(of_pose) :], image.ravel())[0]
+    evened = image / np.clip(light[0] + light[1] * x + light[2] * y, 0.1, 10)
+    return evened.clip(0, 255)
+
+
+def find_object(grey):
+    """Returns the Pose of the object in a picture (height, width), bytes, with angle 0, and the grey of the
+    background. What is brighter, or what is darker, than Otsu's threshold lies within the picture, and
+    most of it is the object. Raises ValueError if it is not so."""
+    is_bright = grey > otsu_threshold(grey)
+    edge = np.ones(grey.shape, bool)
+    edge[1:-1, 1:-1] = False
+    is_inside = is_bright if is_bright[edge].mean() < 0.5 else ~is_bright
+    parts, _ = scipy.ndimage.label(is_inside)
+    sizes = np.bincount(parts[is_inside], minlength=2)
+    is_object = parts == np.argmax(sizes)
+    if sizes.max() <= is_inside.sum() / 2 or is_object[edge].mean() > 0.1:
+        raise ValueError("no object in front of a background is found")
+    pixels = np.argwhere(is_object)[:, ::-1]
+    radius = math.sqrt(pixels.var(axis=0).sum())
+    background = int(np.median(grey[~is_object]))
+    return Pose(pixels.mean(axis=0), radius, 0), background
+
+
+def otsu_threshold(grey):
+    """Returns the threshold that divides greys, bytes, into two classes of the largest variance between."""
+    counts = np.bincount(grey.ravel(), minlength=256)
+    below = counts.cumsum()[:-1]
+    sums = (counts * np.arange(256)).cumsum()
+    above = grey.size - below
+    difference = sums[:-1] / below.clip(1) - (sums[-1] - sums[:-1]) / above.clip(1)
+    return np.argmax(below * above * difference**2)
+
+
+def rotation(angle):
+    """Returns the matrix (2, 2) that turns (x, y)."""
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def placed(picture, pose, size, background, detail=WORKING_SCALE):
+    """Returns what a picture shows around the pose of its object, turned upright: (size, size), floats.
+    detail: the pixels of which each is a mean, in each direction."""
+    side = detail * size
+    matrix = rotation(pose.angle) * (2 * RADII * pose.radius / side)
+    # Pillow measures from the corner of a pixel, and a pose from its middle.
+    start = pose.center + 0.5 - matrix @ [side / 2, side / 2]
+    coefficients = [*matrix[0], start[0], *matrix[1], start[1]]
+    bilinear = Image.Resampling.BILINEAR
+    large = picture.transform(
+        (side, side), Image.Transform.AFFINE, coefficients, bilinear, fillcolor=background
+    )
+    return np.asarray(large.reduce(detail), np.float64)
