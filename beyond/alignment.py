@@ -13,6 +13,8 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image
 
+from beyond.common import progress_bar
+
 WORKING_SCALE = 4  # pictures are aligned on images of this many times the size
 RADII = 1.9  # half the side of an aligned image, in radii of gyration of the object
 ANGLES = np.radians(np.arange(0, 360, 5))
@@ -28,45 +30,62 @@ class Pose(NamedTuple):
 
 
 def make_reference(pictures, size):
-    """Returns the mean of aligned pictures, which `align` compares others with: (size, size), floats from 0.
-    pictures: Pillow images of mode L. The object is as in the first one, and at most 200 bright."""
-    reference = align(pictures[0], size)
+    """Returns the mean of aligned pictures, with which `align` compares others: (size, size), floats from 0
+    to 200. pictures: Pillow images of mode L, each with an object, which will be turned as in the first."""
+    reference = placed(pictures[0], *find_object(np.asarray(pictures[0])), size)
     for _ in range(2):
-        reference = np.mean([align(picture, size, reference) for picture in pictures], axis=0)
+        bar = progress_bar("aligning", pictures)
+        reference = np.mean([align(picture, reference) for picture in bar], axis=0)
     return reference * (200 / reference.max())
 
 
-def align(picture, size, reference=None):
+def align(picture, reference):
     """Returns a picture with its object in the middle, turned, scaled and lit as in the reference:
     (size, size), floats from 0 to 255.
 
-    picture: Pillow image of mode L; reference: what make_reference returns. Without one, the object is
-    not turned and the light stays. Raises ValueError if no object is found.
+    picture: Pillow image of mode L; reference: what make_reference returns. Raises ValueError if no
+    object is found.
     """
     pose, background = find_object(np.asarray(picture))
-    if reference is None:
-        return placed(picture, pose, size, background)
+    pose = aligned_pose(picture, pose, background, reference)
+    image = placed(picture, pose, background, len(reference))
+    y, x = coordinates(len(reference))
+    light = np.stack([reference, reference * x, reference * y], axis=-1)
+    a, b, c = least_squares(light, image)
+    return (image / np.clip(a + b * x + c * y, 0.1, 10)).clip(0, 255)
+
+
+def aligned_pose(picture, pose, background, reference):
+    """Returns the Pose in which the object lies as in the reference. pose, background: see find_object."""
+    size = len(reference)
 
     def likeness(angle):
-        turned = placed(picture, pose._replace(angle=angle), size, background, detail=1)
+        turned = placed(picture, pose._replace(angle=angle), background, size, detail=1)
         return np.corrcoef(turned.ravel(), reference.ravel())[0, 1]
 
     pose = pose._replace(angle=max(ANGLES, key=likeness))
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    y, x = coordinates(size)
     down, right = np.gradient(reference, y[:, 0], x[0])
     # How the reference changes if it is shifted, enlarged and turned, and its light becomes uneven.
     of_pose = [right, down, right * x + down * y, down * x - right * y]
     of_light = [reference, reference * x, reference * y]
-    changes = np.stack(of_pose + of_light, axis=-1).reshape(size**2, -1)
+    changes = np.stack(of_pose + of_light, axis=-1)
     for _ in range(STEPS):
-        difference = placed(picture, pose, size, background) - reference
-        shift_x, shift_y, growth, turn, *_ = np.linalg.lstsq(changes, difference.ravel())[0]
+        difference = placed(picture, pose, background, size) - reference
+        shift_x, shift_y, growth, turn, *_ = least_squares(changes, difference)
         shift = rotation(pose.angle) @ [shift_x, shift_y] * RADII * pose.radius
         pose = Pose(pose.center - shift, pose.radius * math.exp(-growth), pose.angle - turn)
-    image = placed(picture, pose, size, background)
-    light = np.linalg.lstsq(changes[:, len(of_pose) :], image.ravel())[0]
-    evened = image / np.clip(light[0] + light[1] * x + light[2] * y, 0.1, 10)
-    return evened.clip(0, 255)
+    return pose
+
+
+def coordinates(size):
+    """Returns y and x of the pixels of a square, from -1 to 1: two arrays (size, size)."""
+    return np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+
+
+def least_squares(columns, image):
+    """Returns the factors (n,) by which the columns (size, size, n) add up to an image (size, size), nearly."""
+    return np.linalg.lstsq(columns.reshape(image.size, -1), image.ravel())[0]
 
 
 def find_object(grey):
@@ -103,7 +122,7 @@ def rotation(angle):
     return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
-def placed(picture, pose, size, background, detail=WORKING_SCALE):
+def placed(picture, pose, background, size, detail=WORKING_SCALE):
     """Returns what a picture shows around the pose of its object, turned upright: (size, size), floats.
     detail: the pixels of which each is a mean, in each direction."""
     side = detail * size

@@ -148,7 +148,7 @@ def read_picture(path, size, invert=False, center=False, reference=None):
     if center:
         grey = center_ink(grey, size)
     if reference is not None:
-        aligned = alignment.align(fitted(grey, needed), size, reference)
+        aligned = alignment.align(fitted(grey, needed), reference)
         return np.uint8(np.round(aligned)), format
     square = ImageOps.pad(fitted(grey, size), (size, size), color=0)
     return np.asarray(square), format
@@ -309,9 +309,10 @@ def nearly_alike(images):
     groups = DBSCAN(eps=ALIKE * usual + 1e-6, min_samples=1).fit_predict(images)
     # A large group is no series of shots: there, all pictures hardly differ.
     is_large = np.bincount(groups)[groups] > n / MIN_PICTURES
-    names, groups = np.unique(np.where(is_large, n + np.arange(n), groups), return_inverse=True)
-    if len(names) < n:
-        print(f"{n} pictures are {len(names)} groups of what is nearly alike, which stay together")
+    groups = np.where(is_large, n + np.arange(n), groups)
+    _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    if counts.max() > 1:
+        print(f"{counts[counts > 1].sum()} pictures are nearly like others, and stay with them")
     return groups
 
 
