@@ -27,15 +27,16 @@ class Pose(NamedTuple):
     center: np.ndarray  # (x, y), in pixels
     radius: float  # of gyration, in pixels
     angle: float  # in radians
+    background: int  # the grey around the object
 
 
 def make_reference(pictures, size):
-    """Returns the mean of aligned pictures, with which `align` compares others: (size, size), floats from 0
-    to 200. pictures: Pillow images of mode L, each with an object, which will be turned as in the first."""
-    reference = placed(pictures[0], *find_object(np.asarray(pictures[0])), size)
+    """Returns the median of aligned pictures, with which `align` compares others: (size, size), floats from
+    0 to 200. pictures: Pillow images of mode L, each with an object, which will be turned as in the first."""
+    reference = placed(pictures[0], find_object(pictures[0]), size)
     for _ in range(2):
         bar = progress_bar("aligning", pictures)
-        reference = np.mean([align(picture, reference) for picture in bar], axis=0)
+        reference = np.median([align(picture, reference) for picture in bar], axis=0)
     return reference * (200 / reference.max())
 
 
@@ -46,21 +47,21 @@ def align(picture, reference):
     picture: Pillow image of mode L; reference: what make_reference returns. Raises ValueError if no
     object is found.
     """
-    pose, background = find_object(np.asarray(picture))
-    pose = aligned_pose(picture, pose, background, reference)
-    image = placed(picture, pose, background, len(reference))
+    pose = aligned_pose(picture, reference)
+    image = placed(picture, pose, len(reference))
     y, x = coordinates(len(reference))
     light = np.stack([reference, reference * x, reference * y], axis=-1)
     a, b, c = least_squares(light, image)
     return (image / np.clip(a + b * x + c * y, 0.1, 10)).clip(0, 255)
 
 
-def aligned_pose(picture, pose, background, reference):
-    """Returns the Pose in which the object lies as in the reference. pose, background: see find_object."""
+def aligned_pose(picture, reference):
+    """Returns the Pose in which the object lies as in the reference. See align."""
     size = len(reference)
+    pose = find_object(picture)
 
     def likeness(angle):
-        turned = placed(picture, pose._replace(angle=angle), background, size, detail=1)
+        turned = placed(picture, pose._replace(angle=angle), size, detail=1)
         return np.corrcoef(turned.ravel(), reference.ravel())[0, 1]
 
     pose = pose._replace(angle=max(ANGLES, key=likeness))
@@ -71,10 +72,14 @@ def aligned_pose(picture, pose, background, reference):
     of_light = [reference, reference * x, reference * y]
     changes = np.stack(of_pose + of_light, axis=-1)
     for _ in range(STEPS):
-        difference = placed(picture, pose, background, size) - reference
+        difference = placed(picture, pose, size) - reference
         shift_x, shift_y, growth, turn, *_ = least_squares(changes, difference)
         shift = rotation(pose.angle) @ [shift_x, shift_y] * RADII * pose.radius
-        pose = Pose(pose.center - shift, pose.radius * math.exp(-growth), pose.angle - turn)
+        pose = pose._replace(
+            center=pose.center - shift,
+            radius=pose.radius * math.exp(-growth),
+            angle=pose.angle - turn,
+        )
     return pose
 
 
@@ -88,10 +93,11 @@ def least_squares(columns, image):
     return np.linalg.lstsq(columns.reshape(image.size, -1), image.ravel())[0]
 
 
-def find_object(grey):
-    """Returns the Pose of the object in a picture (height, width), bytes, with angle 0, and the grey of the
-    background. What is brighter, or what is darker, than Otsu's threshold lies within the picture, and
-    most of it is the object. Raises ValueError if it is not so."""
+def find_object(picture):
+    """Returns the Pose of the object in a Pillow image of mode L, with angle 0. What is brighter, or what is
+    darker, than Otsu's threshold lies within the picture, and most of it is the object. Raises ValueError
+    if it is not so."""
+    grey = np.asarray(picture)
     is_bright = grey > otsu_threshold(grey)
     edge = np.ones(grey.shape, bool)
     edge[1:-1, 1:-1] = False
@@ -99,12 +105,13 @@ def find_object(grey):
     parts, _ = scipy.ndimage.label(is_inside)
     sizes = np.bincount(parts[is_inside], minlength=2)
     is_object = parts == np.argmax(sizes)
-    if sizes.max() <= is_inside.sum() / 2 or is_object[edge].mean() > 0.1:
+    is_most = sizes.max() > is_inside.sum() / 2
+    is_large = sizes.max() > 0.005 * grey.size  # more than a glint
+    if not is_most or not is_large or is_object[edge].mean() > 0.1:
         raise ValueError("no object in front of a background is found")
     pixels = np.argwhere(is_object)[:, ::-1]
     radius = math.sqrt(pixels.var(axis=0).sum())
-    background = int(np.median(grey[~is_object]))
-    return Pose(pixels.mean(axis=0), radius, 0), background
+    return Pose(pixels.mean(axis=0), radius, 0, int(np.median(grey[~is_object])))
 
 
 def otsu_threshold(grey):
@@ -122,7 +129,7 @@ def rotation(angle):
     return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
-def placed(picture, pose, background, size, detail=WORKING_SCALE):
+def placed(picture, pose, size, detail=WORKING_SCALE):
     """Returns what a picture shows around the pose of its object, turned upright: (size, size), floats.
     detail: the pixels of which each is a mean, in each direction."""
     side = detail * size
@@ -132,6 +139,6 @@ def placed(picture, pose, background, size, detail=WORKING_SCALE):
     coefficients = [*matrix[0], start[0], *matrix[1], start[1]]
     bilinear = Image.Resampling.BILINEAR
     large = picture.transform(
-        (side, side), Image.Transform.AFFINE, coefficients, bilinear, fillcolor=background
+        (side, side), Image.Transform.AFFINE, coefficients, bilinear, fillcolor=pose.background
     )
     return np.asarray(large.reduce(detail), np.float64)

@@ -62,7 +62,8 @@ def load_run(logdir, data_dir=None):
 @contextlib.contextmanager
 def new_path(path):
     """Yields a path to write a file or a folder at, which becomes `path` at the end. If the process is
-    killed, or the disk is full, what was at `path` is still there."""
+    killed, or the disk is full, what was at `path` is still there. A killed process leaves a hidden
+    folder beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         part = Path(folder, path.name)
@@ -96,10 +97,9 @@ def train_with_bar(sess, net, data, logdir=None, on_epoch=None, loop=None):
             if on_epoch:
                 on_epoch(epoch)
 
-        def show_nothing(text, is_progress=False):
-            pass
-
-        return ae.train(sess, net, data, logdir, loop=loop, on_epoch=update, show=show_nothing)
+        return ae.train(
+            sess, net, data, logdir, loop=loop, on_epoch=update, show=lambda *args, **kwargs: None
+        )
 
 
 def run_batches(sess, fetches, placeholder, rows, description):

@@ -1,19 +1,4 @@
-"""Compares the kinds of autoencoder of beyond.kinds. See python -m beyond.comparison --help.
-
-| column   | description                                                                          |
-|----------|--------------------------------------------------------------------------------------|
-| weights  | trainable parameters                                                                 |
-| score    | half the squared error of 100 test images, whatever the loss is                      |
-| noisy    | score of test images with noise of standard deviation 0.5, against those without it  |
-| masked   | score of test images with half of their pixels set to 0 and the others doubled       |
-| vary     | latents with a variance above 0.01                                                   |
-| accuracy | of 5-nearest-neighbour classification by Z, in percent                               |
-| AUROC    | of test images with a defect against those without, by beyond.anomaly's score: mean  |
-|          | of four defects                                                                      |
-| worst    | the same, of the worst of the four                                                   |
-| s/epoch  | seconds, median of the epochs; * after the name: trained by feed_loop, without XLA   |
-| -ELBO    | minus the evidence lower bound, nats per test image                                  |
-"""
+"""Compares the kinds of autoencoder of beyond.kinds. See --help, and README.md for the columns."""
 
 import dataclasses
 import sys
@@ -93,8 +78,8 @@ def evaluate(sess, net, kind, data, abnormal):
 def main(args):
     """Trains each kind of autoencoder for each seed, and also plain and tied ones with as many latents or
     weights as others have. Prints a table of what they can do. Z is linear by default. Draws what each
-    network of the last seed makes of noisy test images, kinds.png in --logdir. The columns are
-    explained at the top of beyond/comparison.py. Takes six minutes for each seed on two cores."""
+    network of the last seed makes of noisy test images, kinds.png in --logdir. beyond/README.md
+    explains the columns. Takes six minutes for each seed on two cores."""
     data = ae.read_data_sets(args.data_dir)
     common.check_labels(data)
     base = ae.hparams_from_args(args, data)

@@ -2,18 +2,10 @@
 
     python -m beyond.export --help
 
-| signature   | inputs                           | outputs                                              |
-|-------------|----------------------------------|------------------------------------------------------|
-| encode      | images (n, X_n), float32, 0 to 1 | Z (n, Z_n)                                           |
-| decode      | Z (n, Z_n), float32              | G (n, X_n)                                           |
-| reconstruct | images                           | G (n, X_n); error (n,), half the squared error       |
-| detect      | images                           | score (n,), in standard deviations of the validation |
-|             |                                  | images; flag (n,), bool: whether it is above         |
-|             |                                  | threshold (); see beyond.anomaly                     |
-
+The signatures are encode, decode, reconstruct and detect: README.md has their inputs and outputs.
 TensorFlow Serving calls detect if no signature is named. A picture for this network is grey, fitted
 into the square of the training images by an antialiasing filter such as Pillow's LANCZOS, with black
-around it, bright on dark if theirs are, and divided by 255: beyond.pictures.read_picture.
+around it, bright on dark if theirs are, and divided by 255: beyond.pictures.read_picture, which also centers or aligns it if theirs are.
 """
 
 import sys

@@ -18,7 +18,7 @@ import autoencoder as ae
 from beyond.common import new_path, open_network
 
 tf = ae.tf
-NEW_KEYS = ("quantization_config", "input_axes", "output_axes")  # since Keras 3.5
+NEW_KEYS = ("quantization_config", "input_axes", "output_axes")  # Keras 3.5 to 3.13 refuse them
 
 
 def keras_model(logdir):
@@ -58,7 +58,7 @@ def keras_model(logdir):
 def save(model, path):
     """Saves a keras.Model as a .keras file that older versions of Keras 3 open as well: without the keys that
     they do not know, which are empty."""
-    complete = path.with_name("complete.keras")
+    complete = path.with_suffix(".complete.keras")
     model.save(complete)
     with zipfile.ZipFile(complete) as archive, zipfile.ZipFile(path, "w") as new_archive:
         for name in archive.namelist():

@@ -1,17 +1,5 @@
 """Other kinds of autoencoder, made of the functions of autoencoder.py. Each is a function of HParams that
-returns a Network, which autoencoder.train and the rest of this folder take. beyond.variants trains them.
-
-| kind          | what it changes                                                                 |
-|---------------|---------------------------------------------------------------------------------|
-| cross-entropy | the loss is the cross entropy of X and G                                        |
-| denoising     | in training, noise is added to the input; G is compared with the image itself   |
-| masking       | in training, half of the pixels are set to 0; G is compared with the image      |
-| sparse        | the absolute values of Z are added to the loss, so that most become small       |
-| tied          | the decoder multiplies by the encoder's weights, transposed                     |
-| variational   | Z is random, and its distribution is kept near N(0, I), so that new images can  |
-|               | be drawn                                                                        |
-| convolutional | convolutions by filters of 3 x 3 pixels take the place of the large matrices    |
-"""
+returns a Network, which autoencoder.train and the rest of this folder take. beyond.variants trains them."""
 
 import contextlib
 import dataclasses

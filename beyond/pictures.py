@@ -24,10 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import scipy.ndimage
+import scipy.sparse.csgraph
 from PIL import Image, ImageOps, UnidentifiedImageError
-from sklearn.cluster import DBSCAN
 from sklearn.metrics import pairwise_distances
-from sklearn.model_selection import GroupShuffleSplit
 
 import autoencoder as ae
 from beyond import alignment
@@ -51,62 +50,50 @@ MAX_GROUPED = 5000  # pictures that are compared with each other, which takes se
 
 
 def read_pictures(path, size, invert=False, center=False, reference=None, with_masks=False):
-    """Reads a picture, or all pictures of a folder and its subfolders, in the order of their paths.
+    """Reads a picture, or all pictures of a folder and its subfolders, in the order of their paths. Prints
+    what is left out, and why, and how many are read of which format.
 
-    Masks, and files and subfolders that cannot be read, are left out. Prints what is left out, and why,
-    and how many are read of which format.
-    size, invert, center, reference: see read_picture; with_masks: masks are read, too.
-    Returns bytes (n, size, size), and the paths of the files in the folder (n,), a list. Raises
-    AutoEncoderError if there is none.
+    size, invert, center, reference: see read_picture; with_masks: see find_files.
+    Returns bytes (n, size, size), and two lists of paths in the folder: of the pictures (n,), and of those
+    that cannot be read. Raises AutoEncoderError if there is no picture.
     """
-    if not path.exists():
-        raise ae.AutoEncoderError(f"{path} does not exist")
     folder = path if path.is_dir() else path.parent
-    candidates, hidden, errors = find_files(path) if path.is_dir() else ([path], 0, [])
-    if hidden:
-        print(f"skipped: {hidden} hidden files or folders")
-    images, files, formats = [], [], collections.Counter()
-    left_out = [f"{Path(e.filename).relative_to(folder)}: {e.strerror}" for e in errors]
-    suffixes = Image.registered_extensions().keys() | {".heic", ".heif"}
-    others = collections.Counter()  # files that are no pictures, by their suffix
-    masks = 0
-    for file in progress_bar("reading", candidates):
+    images, files, unread, formats = [], [], [], collections.Counter()
+    unopened = collections.defaultdict(list)  # {suffix: files that are perhaps no pictures}
+    for file in progress_bar("reading", find_files(path, with_masks)):
         name = file.relative_to(folder)
-        if is_mask(name) and not with_masks:
-            masks += 1
-            continue
         try:
             image, format = read_picture(file, size, invert, center, reference)
         except UnidentifiedImageError:
-            suffix = file.suffix.lower()
-            if suffix in suffixes:
-                hint = ", without pip install pillow-heif" if suffix in (".heic", ".heif") else ""
-                left_out.append(f"{name}: Pillow cannot open it{hint}")
-            else:
-                others[suffix or "without a suffix"] += 1
+            unopened[file.suffix.lower()].append(name)
         except Exception as e:  # Pillow raises a dozen kinds for damaged files
-            left_out.append(f"{name}: {ae.first_line(e)}")
+            unread.append(name)
+            print(f"left out: {name}: {ae.first_line(e)}")
         else:
             images.append(image)
             files.append(name)
             formats[format] += 1
-    if masks:
-        left_out.append(f"{masks} masks, by their names or folders: --all reads them")
-    left_out += [f"{n} files {suffix}: Pillow cannot open them" for suffix, n in others.items()]
-    for line in left_out:
-        print(f"left out: {line}")
+    for suffix, names in unopened.items():
+        hint = " without pip install pillow-heif" if suffix in (".heic", ".heif") else ""
+        found = f"{len(names)} files {suffix or 'without a suffix'}, such as {names[0]}"
+        print(f"left out: {found}: Pillow cannot open them{hint}")
     if not images:
         raise ae.AutoEncoderError(f"{path} has no picture that can be read")
-    by_format = ", ".join(f"{n} {format}" for format, n in formats.most_common())
+    by_format = "; ".join(f"{n} {format}" for format, n in formats.most_common())
     print(f"pictures: {len(images)} ({by_format})")
-    return np.stack(images), files
+    return np.stack(images), files, unread
 
 
-def find_files(folder):
-    """Returns the files in a folder and its subfolders, in the order of their paths; the number of
-    hidden files and folders, which are skipped; and the OSErrors of folders that cannot be entered."""
+def find_files(path, with_masks=False):
+    """Returns a file, or the files in a folder and its subfolders, in the order of their paths: a list.
+    Prints what is left out: hidden files and folders, folders that cannot be entered, and masks, unless
+    with_masks. Raises AutoEncoderError if there is nothing at the path."""
+    if not path.exists():
+        raise ae.AutoEncoderError(f"{path} does not exist")
+    if path.is_file():
+        return [path]
     files, hidden, errors = [], 0, []
-    for parent, subfolders, names in os.walk(folder, onerror=errors.append):
+    for parent, subfolders, names in os.walk(path, onerror=errors.append):
         shown = [name for name in subfolders if not name.startswith(HIDDEN)]
         shown_names = [name for name in names if not name.startswith(HIDDEN)]
         hidden += len(subfolders + names) - len(shown + shown_names)
@@ -114,7 +101,14 @@ def find_files(folder):
         # walk does not enter a link to a folder. Such a link is in the list, to be named.
         links = [name for name in shown if Path(parent, name).is_symlink()]
         files += [Path(parent, name) for name in links + shown_names]
-    return sorted(files), hidden, errors
+    masks = [] if with_masks else [file for file in files if is_mask(file.relative_to(path))]
+    if hidden:
+        print(f"skipped: {hidden} hidden files or folders")
+    for e in errors:
+        print(f"left out: {Path(e.filename).relative_to(path)}: {e.strerror}")
+    if masks:
+        print(f"left out: {len(masks)} masks, by their names or folders: --all reads them")
+    return sorted({*files} - {*masks})
 
 
 def is_mask(file):
@@ -262,52 +256,57 @@ def center_ink(grey, size):
 # ---- Command line --------------------------------------------------------------------------------
 
 
-def find_reference(folder, size, invert):
-    """Returns what the pictures of a folder are aligned with: (size, size). It is made of at most 100 of
-    them. Raises AutoEncoderError if no object is found in any."""
-    candidates, *_ = find_files(folder)
+def find_reference(files, size, invert):
+    """Returns what pictures are aligned with: (size, size). It is made of at most 100 of the files. Raises
+    AutoEncoderError if no object is found in any."""
     greys = []
-    for file in progress_bar("finding objects", candidates[:: 1 + len(candidates) // 100]):
+    for file in progress_bar("finding objects", files[:: 1 + len(files) // 100]):
         with contextlib.suppress(Exception):  # read_pictures will name it
             needed = alignment.WORKING_SCALE * size
             grey = fitted(read_grey(file, needed, invert)[0], needed)
-            alignment.find_object(np.asarray(grey))
+            alignment.find_object(grey)
             greys.append(grey)
-    ae.require(greys, f"{folder} has no picture with an object in front of a background")
+    ae.require(greys, "no picture has an object in front of a background")
     return alignment.make_reference(greys, size)
 
 
 def without_copies(images, files):
     """Returns images (n, size, size) and their files without those that equal an earlier one. Prints how
     many these are."""
-    _, kept = np.unique(images, axis=0, return_index=True)
-    copies = np.setdiff1d(np.arange(len(images)), kept)
-    if len(copies):
-        print(f"left out: {len(copies)} copies of others, such as {files[copies[0]]}")
-    kept.sort()
+    firsts = {}
+    for i, image in enumerate(images):
+        firsts.setdefault(image.tobytes(), i)
+    kept = [*firsts.values()]
+    if len(kept) < len(images):
+        print(f"left out: {len(images) - len(kept)} copies of other pictures")
     return images[kept], [files[i] for i in kept]
 
 
 def split(images):
     """Divides images (n, size, size) into training images and a fifth for test, at random, because the order
-    in the folder may have a meaning. Groups of nearly_alike stay together, and follow each other in the
-    training images, of which the first become validation images. Returns the indices of both."""
-    groups = nearly_alike(as_images(images))
-    splitter = GroupShuffleSplit(1, test_size=0.2, random_state=0)
-    [(train, test)] = splitter.split(images, groups=groups)
+    in the folder may have a meaning. Groups of nearly_alike follow each other, so that at most one is
+    divided between training and test, and one between training and its first images, those for
+    validation. Returns the indices of both."""
+    groups = nearly_alike(images)
     order = np.random.default_rng(0).permutation(len(images))[groups]
-    return train[np.argsort(order[train], kind="stable")], test
+    rows = np.argsort(order, kind="stable")
+    n = len(images) // 5
+    return rows[:-n], rows[-n:]
 
 
 def nearly_alike(images):
-    """Returns numbers of groups (n,) of images (n, X_n) that are nearly alike, as several shots of one part
-    are. If these were on both sides of a split, all test and validation images would look known."""
+    """Returns the numbers of groups (n,) of images (n, size, size) that are nearly alike, as several shots of
+    one part are. If these were on both sides of a split, all test and validation images would look known."""
     n = len(images)
     if n > MAX_GROUPED:
+        print(
+            f"more than {MAX_GROUPED} pictures: shots of one part may be for training and for test"
+        )
         return np.arange(n)
-    usual = np.median(pairwise_distances(images))
-    groups = DBSCAN(eps=ALIKE * usual + 1e-6, min_samples=1).fit_predict(images)
-    # A large group is no series of shots: there, all pictures hardly differ.
+    distances = pairwise_distances(as_images(images))
+    is_near = distances < ALIKE * np.median(distances)
+    _, groups = scipy.sparse.csgraph.connected_components(is_near)
+    # A group must not fill the validation images, a fifteenth of all.
     is_large = np.bincount(groups)[groups] > n / MIN_PICTURES
     groups = np.where(is_large, n + np.arange(n), groups)
     _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -352,17 +351,18 @@ def main(args):
         if path.exists():
             raise ae.AutoEncoderError(f"{path} exists already: choose another output")
     check_output(args.output, args.folder)
-    if args.size < 1:
-        raise ae.AutoEncoderError(f"--size must be at least 1, not {args.size}")
+    if args.size < 2:
+        raise ae.AutoEncoderError(f"--size must be at least 2, not {args.size}")
     if args.align and args.center:
         raise ae.AutoEncoderError("--align and --center exclude each other")
     options = {"invert": args.invert, "center": args.center}
     arrays = {"size": args.size} | options
     if args.align:
-        options["reference"] = find_reference(args.folder, args.size, args.invert)
+        found = find_files(args.folder, args.all)
+        options["reference"] = find_reference(found, args.size, args.invert)
         arrays["reference"] = options["reference"]
-    read = read_pictures(args.folder, args.size, **options, with_masks=args.all)
-    images, files = without_copies(*read)
+    read, files, _ = read_pictures(args.folder, args.size, **options, with_masks=args.all)
+    images, files = without_copies(read, files)
     if len(images) < MIN_PICTURES:
         found = f"{args.folder} has {len(images)} pictures"
         raise ae.AutoEncoderError(f"{found}, and training needs at least {MIN_PICTURES}")
@@ -372,20 +372,19 @@ def main(args):
     if labels is not None:
         arrays |= {"y_train": labels[train], "y_test": labels[test], "class_names": names}
     first_images = as_images(arrays["x_train"][:10])
-    with new_path(preview) as path:
-        ae.plot_images({"pictures": first_images}, cmap="gray").savefig(path, dpi=100)
-    with new_path(args.output) as path:
+    with new_path(args.output) as path, new_path(preview) as preview_path:
         np.savez(path, **arrays)
+        ae.plot_images({"pictures": first_images}, cmap="gray").savefig(preview_path, dpi=100)
     if labels is not None:
         table = zip(range(len(names)), names, np.bincount(labels))
         print(format_table(["label", "class", "pictures"], *table))
     print(f"{len(train)} training and {len(test)} test images: {args.output}; preview: {preview}")
     if images.max() < 128:
-        print(f"the brightest pixel of all is {images.max()} of 255: the pictures are dark")
+        print(f"the brightest pixel of all is {images.max()} of 255: brighten the pictures")
     epochs = max(10, 1000 // (1 + len(train) // 50))  # 1,000 minibatches of 50
     logdir = shlex.quote(f"logs/{args.output.stem}-run")
-    files = f"--data_dir {shlex.quote(str(args.output))} --logdir {logdir}"
-    print(f"train: python autoencoder.py --recipe tuned --epoch_n {epochs} {files}")
+    paths = f"--data_dir {shlex.quote(str(args.output))} --logdir {logdir}"
+    print(f"train: python autoencoder.py --recipe tuned --epoch_n {epochs} {paths}")
     baselines, _ = describe_baselines(ae.read_data_sets(args.output), ae.RECIPES["tuned"].Z_n)
     print(f"for comparison with its validation loss: {baselines}")
 

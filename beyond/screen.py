@@ -7,6 +7,7 @@ scores) into LOGDIR/screened. If the pictures are in subfolders, prints how abno
 """
 
 import csv
+import math
 import sys
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def read_images(path, data_path, X_n, invert, center, with_masks):
     path: a picture, a folder of pictures, or a .npy file. data_path: of the training images. If
     beyond.pictures made them, the pictures are made likewise, and a flag that it was not given is
     refused. with_masks: see read_pictures.
-    Returns images (n, X_n), and for each the name of its file, or its index in an array, as text.
-    Raises AutoEncoderError if they do not fit the network.
+    Returns images (n, X_n); for each the name of its file, or its index in an array, as text; and the
+    names of pictures that cannot be read, or are not like those of the training. Raises AutoEncoderError if they do not fit the network.
     """
     options = {"invert": invert, "center": center}
     if path.suffix == ".npy":
@@ -42,7 +43,7 @@ def read_images(path, data_path, X_n, invert, center, with_masks):
         images = ae.make_data_set(array, None, str(path)).images
         if images.shape[1] != X_n:
             raise ae.AutoEncoderError(f"{path} has images of {images.shape[1]} pixels, not {X_n}")
-        return images, list(map(str, range(len(images))))
+        return images, list(map(str, range(len(images)))), []
     if data_path.suffix == ".npz":
         with np.load(data_path) as arrays:
             made_with = {name: bool(arrays[name]) for name in options if name in arrays}
@@ -55,10 +56,17 @@ def read_images(path, data_path, X_n, invert, center, with_masks):
     size = round(X_n**0.5)
     if size**2 != X_n:
         raise ae.AutoEncoderError(f"the network's images are not square: they have {X_n} pixels")
-    pictures, files = read_pictures(path, size, **options, with_masks=with_masks)
-    # A name may have bytes that are no characters.
-    names = [str(file).encode(errors="backslashreplace").decode() for file in files]
-    return as_images(pictures), names
+    pictures, files, unread = read_pictures(path, size, **options, with_masks=with_masks)
+    return (
+        as_images(pictures),
+        [as_text(file) for file in files],
+        [as_text(file) for file in unread],
+    )
+
+
+def as_text(file):
+    """Returns a path as text. It may have bytes that are no characters."""
+    return str(file).encode(errors="backslashreplace").decode()
 
 
 def plot_screened(sess, net, images, detector, titles):
@@ -75,7 +83,7 @@ def plot_screened(sess, net, images, detector, titles):
 
 
 def print_fit(sess, net, data):
-    """Prints the loss of the validation images by the network, PCA and the mean picture, with a warning if
+    """Prints the score of the validation images by the network, PCA and the mean picture, with a warning if
     the network reconstructs them badly."""
     validation = data.validation.images
     scores = []
@@ -84,10 +92,10 @@ def print_fit(sess, net, data):
         scores.append(common.reconstruction_score(G, images))
     train_score, score = scores
     baselines, mean_score = describe_baselines(data, net.hp.Z_n)
-    print(f"validation loss: network {score:.1f}, {baselines}")
+    print(f"validation score: network {score:.1f}, {baselines}")
     is_overfit = score > 3 * train_score
     if is_overfit:
-        print(f"the network has {train_score:.1f} on its training images: it knows them by heart")
+        print(f"the network has {train_score:.1f} on its training images: it is overfitted")
     if score > 0.8 * mean_score:
         hint = "more pictures, or pictures that are more alike" if is_overfit else "more epochs"
         print(
@@ -125,12 +133,14 @@ def print_difference(images, validation):
     of the training, (m, X_n)"""
     means = [f"{part.mean():.2f} ± {part.std(axis=1).mean():.2f}" for part in (images, validation)]
     print(f"more than half is flagged. Mean grey and contrast: {means[0]}, in training {means[1]}.")
-    print("Likely reasons: another part, place or light; --invert or --center here or there only;")
-    print("in training, several shots of each part (see beyond/README.md)")
+    print(
+        "If these pictures are normal, likely reasons: another part, place or light than in training;"
+    )
+    print("several shots of each part in training; --invert or --center missing here")
 
 
 def title(name, score, mark):
-    """Returns the title of a picture: its folders and its name, each shortened at the front, and its score."""
+    """Returns the title of a picture: its folder and its name, each shortened at the front, and its score."""
     parts = [part if len(part) <= 15 else f"…{part[-14:]}" for part in Path(name).parts]
     return "\n".join([*parts[-2:], f"{score:.1f}{mark}"])
 
@@ -151,9 +161,8 @@ def main(args):
     with common.load_run(args.logdir, args.data_dir) as (sess, net, data):
         folder = args.output or args.logdir / "screened"
         common.check_output(folder, args.pictures)
-        flags = args.invert, args.center, args.all
-        images, names = read_images(args.pictures, data.path, net.hp.X_n, *flags)
-        folder.mkdir(parents=True, exist_ok=True)  # fails now if it cannot
+        options = args.invert, args.center, args.all
+        images, names, unread = read_images(args.pictures, data.path, net.hp.X_n, *options)
         print_fit(sess, net, data)
         baselines = make_baselines(data, net.hp.Z_n)
         detector = anomaly.make_detector(sess, net, data, args.rate, baselines)
@@ -163,15 +172,17 @@ def main(args):
         texts = {"file": names, "flag": flags.astype(int).astype(str)}
         ordered = {"score": deciding} | scores
         texts |= {name: np.char.mod("%.3f", values) for name, values in ordered.items()}
-        with common.new_path(folder / "scores.csv") as path:
-            # A spreadsheet takes it for UTF-8 if it has a byte order mark.
-            with open(path, "w", newline="", encoding="utf-8-sig") as file:
-                csv.writer(file, lineterminator="\n").writerows([texts, *zip(*texts.values())])
         marks = np.where(flags, " !", "")
         titles = [title(names[i], deciding[i], marks[i]) for i in shown]
         figure = plot_screened(sess, net, images[shown], detector, titles)
-    with common.new_path(folder / "screened.png") as path:
-        figure.savefig(path, dpi=100)
+    csv_file, png_file = folder / "scores.csv", folder / "screened.png"
+    with common.new_path(csv_file) as csv_path, common.new_path(png_file) as png_path:
+        # A spreadsheet takes it for UTF-8 if it has a byte order mark.
+        with open(csv_path, "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([texts, *zip(*texts.values())])
+            writer.writerows([name, "not scored"] for name in unread)
+        figure.savefig(png_path, dpi=100)
     parts = anomaly.PARTS if args.score in anomaly.SCORES else ()
     columns = list(dict.fromkeys([*parts, args.score, "flag", "file"]))
     print(common.format_table(columns, *([texts[name][i] for name in columns] for i in shown)))
@@ -181,7 +192,8 @@ def main(args):
     if in_folder.any():
         print(folder_table(folders, flags, deciding))
     normal = [name for name in np.unique(folders) if name.lower().startswith(NORMAL_FOLDERS)]
-    kinds = np.where(np.isin(folders, normal), "normal", folders)[in_folder]
+    is_normal = np.isin(folders, normal)
+    kinds = np.where(is_normal, "normal", folders)[in_folder]
     if normal and len(np.unique(kinds)) > 1:
         print(f"normal: {', '.join(normal)}")
         in_folders = {name: values[in_folder] for name, values in scores.items()}
@@ -191,15 +203,18 @@ def main(args):
         print(common.format_table(("score", "flagged", f"by {args.score}, too"), *rows))
         print("a score that flags the same pictures as others can be trusted more. To know, screen")
         print(f"normal pictures as well, in a subfolder whose name starts with {NORMAL_FOLDERS[0]}")
-    if np.mean(flags[np.isin(folders, normal)] if normal else flags) > 0.5:
+    should_be_normal = flags[is_normal] if normal else flags
+    if should_be_normal.mean() > 0.5:
         print_difference(images, data.validation.images)
     n = data.validation.num_examples
+    k = n - math.ceil(n * (1 - args.rate))  # as np.quantile counts
     above = f"{args.score} above {detector.thresholds[args.score]:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
-    k = int(args.rate * n)
-    print(f"which {k} of {n} validation images of {data.path} may exceed. So {chance(k, n)}")
-    print("of normal pictures are flagged, with a probability of 90%")
-    print(f"picture and scores: screened.png and scores.csv in {folder}")
+    print(f"which {k} of {n} validation images of {data.path} may exceed. So, of new pictures")
+    print(f"that are like these, {chance(k, n)} are flagged, with a probability of 90%")
+    if unread:
+        print(f"not scored: {len(unread)}, named above and in scores.csv: look at them, too")
+    print(f"picture and scores: {png_file.name} and {csv_file.name} in {folder}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ first ten trials, and then by the results of the earlier ones. After five comple
 is pruned, which means that it is stopped, from its second epoch on, if its lowest validation loss so
 far is above the median of the complete trials after as many epochs.
 
-The study is kept in logdir/journal.log. The same command continues it. Run at the same time in
-several processes, or on several machines that share the folder, it shares the trials among them.
+The study is kept in logdir/journal.log. The same command continues it.
 """
 
 import dataclasses
@@ -56,7 +55,7 @@ def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
     study = open_study(data, logdir, base, space)
     while len(study.get_trials(states=FINISHED)) < trials:
         trial = study.ask(space)
-        print(f"trial {trial.number}: {params_of(trial)}", flush=True)
+        print(f"trial {trial.number}: {trial.params}", flush=True)
         try:
             loss = validation_loss(trial, data, trial_dir(logdir, trial), base)
             study.tell(trial, loss)
@@ -124,14 +123,6 @@ def trial_dir(logdir, trial):
     return Path(logdir, f"trial-{trial.number:03d}")
 
 
-def params_of(trial):
-    """Returns the hyperparameters of a trial as text."""
-    params = []
-    for name, value in trial.params.items():
-        params.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
-    return ", ".join(params)
-
-
 def main(args):
     """Searches for better hyperparameters, judged on validation images; then evaluates the best
     trial, and only that, on the test images. Continues a search that was stopped. A hyperparameter
@@ -143,7 +134,7 @@ def main(args):
     pruned = len(study.get_trials(states=[TrialState.PRUNED]))
     print(f"pruned or diverged: {pruned} of {len(study.get_trials(states=FINISHED))} trials")
     best = study.best_trial
-    print(f"best: trial {best.number}, validation loss {best.value:.3f}, {params_of(best)}")
+    print(f"best: trial {best.number}, validation loss {best.value:.3f}, {best.params}")
     with load_run(trial_dir(args.logdir, best), args.data_dir) as (sess, net, data):
         evaluation = ae.evaluate(sess, net, data.test.images)
     print(f"trial {best.number} on the test images: {evaluation}")

@@ -138,9 +138,8 @@ def locate(folder, logdir):
                 )
                 X = np.float32(alignment.align(picture, reference).reshape(1, -1) / 255)
                 D = abs(sess.run(net.G, {net.X: X}) - X) / np.sqrt(detector.variance)
-                object_and_grey = alignment.find_object(np.asarray(picture))
-                pose = alignment.aligned_pose(picture, *object_and_grey, reference)
-                is_defect = alignment.placed(mask, pose, 0, size) > 0
+                pose = alignment.aligned_pose(picture, reference)
+                is_defect = alignment.placed(mask, pose._replace(background=0), size) > 0
                 found.append(binary_dilation(is_defect, np.ones((3, 3))).ravel()[D.argmax()])
             shares.append(np.mean(found))
             print(f"{defect}: {shares[-1]:.2f}")
