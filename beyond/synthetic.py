@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 import autoencoder as ae
-from beyond.common import progress_bar
+from beyond.common import new_path, progress_bar
 
 SIDE = 256
 PLATE = (40, 72, 216, 184)  # left, top, right, bottom
@@ -108,10 +108,11 @@ def main(args):
     training, and for test good ones and ones with a defect; or `digits`, 200 digits on paper."""
     if args.folder.exists():
         raise ae.AutoEncoderError(f"{args.folder} exists already: choose another folder")
-    for name, picture in progress_bar("drawing", KINDS[args.kind]()):
-        path = args.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, quality=90)
+    with new_path(args.folder) as folder:
+        for name, picture in progress_bar("drawing", KINDS[args.kind]()):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path, quality=90)
     print(f"pictures: {args.folder}")
 
 
