@@ -34,6 +34,21 @@ def readme_block(text):
     return next(block for block in blocks if "ae.train" in block and text in block)
 
 
+def test_links_and_both_languages():
+    texts = {path: path.read_text() for path in [*ROOT.glob("*.md"), *ROOT.glob("beyond/*.md")]}
+    texts[ROOT / "AutoEncoder.ipynb"] = (ROOT / "AutoEncoder.ipynb").read_text()
+    for path, text in texts.items():
+        text = re.sub("```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+        for target, anchor in re.findall(r"\]\((?!http|attachment)([^)#\s]*)#?([^)\s]*)\)", text):
+            linked = path.parent / target if target else path
+            assert linked.exists(), (path, target)
+            titles = re.findall("^#+ (.*)$", linked.read_text(), re.MULTILINE) if anchor else []
+            slugs = {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+            assert not anchor or anchor in slugs or f'<a id="{anchor}">' in texts[linked]
+    blocks = re.findall(r"```python\n.*?```", texts[ROOT / "README.ja.md"], re.DOTALL)
+    assert readme_block("mnist") in blocks[1] and len(blocks) == 2
+
+
 WITHOUT_V2 = """
 from autoencoder import tf
 tf.disable_v2_behavior()
