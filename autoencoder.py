@@ -1246,6 +1246,8 @@ class Parser(argparse.ArgumentParser):
 
 def user_path(text):
     """Returns a path of the command line, with ~ expanded, as shells do not in --logdir=~/runs."""
+    if not text or "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path of this machine")
     return Path(text).expanduser()
 
 

@@ -49,6 +49,8 @@ BAD = {
     "--epochs 3": "unrecognized arguments: --epochs 3",
     "--enc_n 500 -300": "enc_n must be an integer >= 1, not -300",
     "--logdir {dir}/file": "{dir}/file",
+    "--logdir=": "'' is no path of this machine",
+    "--logdir gs://bucket/run": "'gs://bucket/run' is no path of this machine",
     "--learning_rate 1e30": "the loss is not finite: .*learning_rate",
 }
 
