@@ -42,7 +42,7 @@ def make_reference(pictures, size):
 
 def align(picture, reference):
     """Returns a picture with its object in the middle, turned, scaled and lit as in the reference:
-    (size, size), floats from 0 to 255.
+    (size, size), floats from 0 to 255. What the picture does not reach is as in the reference.
 
     picture: Pillow image of mode L; reference: what make_reference returns. Raises ValueError if no
     object is found.
@@ -50,9 +50,12 @@ def align(picture, reference):
     pose = aligned_pose(picture, reference)
     image = placed(picture, pose, len(reference))
     y, x = coordinates(len(reference))
+    white = Image.new("L", picture.size, 255)
+    is_inside = placed(white, pose._replace(background=0), len(reference)) == 255
     light = np.stack([reference, reference * x, reference * y], axis=-1)
-    a, b, c = least_squares(light, image)
-    return (image / np.clip(a + b * x + c * y, 0.1, 10)).clip(0, 255)
+    a, b, c = least_squares(light[is_inside], image[is_inside])
+    evened = (image / np.clip(a + b * x + c * y, 0.1, 10)).clip(0, 255)
+    return np.where(is_inside, evened, reference)
 
 
 def aligned_pose(picture, reference):
@@ -89,7 +92,7 @@ def coordinates(size):
 
 
 def least_squares(columns, image):
-    """Returns the factors (n,) by which the columns (size, size, n) add up to an image (size, size), nearly."""
+    """Returns the factors (n,) by which columns (..., n) add up to an image (...), nearly."""
     return np.linalg.lstsq(columns.reshape(image.size, -1), image.ravel())[0]
 
 

@@ -385,6 +385,7 @@ def main(args):
     logdir = shlex.quote(f"logs/{args.output.stem}-run")
     paths = f"--data_dir {shlex.quote(str(args.output))} --logdir {logdir}"
     print(f"train: python autoencoder.py --recipe tuned --epoch_n {epochs} {paths}")
+    print(f"then screen: python -m beyond.screen PICTURES --logdir {logdir}")
     baselines, _ = describe_baselines(ae.read_data_sets(args.output), ae.RECIPES["tuned"].Z_n)
     print(f"for comparison with its validation loss: {baselines}")
 

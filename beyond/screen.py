@@ -210,8 +210,8 @@ def main(args):
     k = n - math.ceil(n * (1 - args.rate))  # as np.quantile counts
     above = f"{args.score} above {detector.thresholds[args.score]:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
-    print(f"which {k} of {n} validation images of {data.path} may exceed. So, of new pictures")
-    print(f"that are like these, {chance(k, n)} are flagged, with a probability of 90%")
+    print(f"which {k} of {n} validation images of {data.path} may exceed. So, of new normal")
+    print(f"pictures, {chance(k, n)} are flagged, with a probability of 90%")
     if unread:
         print(f"not scored: {len(unread)}, named above and in scores.csv: look at them, too")
     print(f"picture and scores: {png_file.name} and {csv_file.name} in {folder}")
