@@ -24,6 +24,7 @@ PARTS = ("reconstruction", "local", "brightness", "distance")  # of the score `l
 SCORES = ("error", *PARTS, "largest")
 SCORE = "largest"  # what screen and export use
 WINDOW = 5
+DISTANCE_IMAGES = 3000  # with fewer training images, `distance` is hardly better than chance
 
 
 # ---- Scores of a network -------------------------------------------------------------------------
@@ -112,8 +113,9 @@ def add_scores(sess, net, data, baselines=None):
             sd = max(sd, 0.05)  # images that are all alike differ by rounding alone
             tensors[name] = (tensor - median) / sd
             normal[name] = (of_normal[name] - median) / sd
-        tensors["largest"] = tf.reduce_max([tensors[name] for name in PARTS], axis=0)
-        normal["largest"] = np.max([normal[name] for name in PARTS], axis=0)
+        parts = PARTS if len(train) >= DISTANCE_IMAGES else PARTS[:-1]
+        tensors["largest"] = tf.reduce_max([tensors[name] for name in parts], axis=0)
+        normal["largest"] = np.max([normal[name] for name in parts], axis=0)
         return tensors, normal, variance
 
 

@@ -38,7 +38,9 @@ def logs_by_numpy(sess, net, X, normal):
     return {name: np.log(values + 1e-4) for name, values in parts.items()}
 
 
-def test_scores_threshold_and_flags(model):
+@pytest.mark.parametrize("distance_images", [0, 3000])
+def test_scores_threshold_and_flags(model, distance_images, monkeypatch):
+    monkeypatch.setattr(anomaly, "DISTANCE_IMAGES", distance_images)
     with load_run(model[0]) as (sess, net, data):
         X = np.concatenate([data.validation.images, *[data.test.images] * 11])  # two batches
         X[-1] = 0  # a black image has no ink to be relative to
@@ -54,9 +56,8 @@ def test_scores_threshold_and_flags(model):
         sd = (above @ above / 14) ** 0.5
         expected[name] = (values - median) / sd
         np.testing.assert_allclose(scores[name], expected[name], rtol=1e-3, atol=1e-3)
-    largest = np.max(
-        [expected[n] for n in ("reconstruction", "local", "brightness", "distance")], 0
-    )
+    parts = ["reconstruction", "local", "brightness"] + ["distance"] * (distance_images == 0)
+    largest = np.max([expected[name] for name in parts], axis=0)
     np.testing.assert_allclose(scores["largest"], largest, rtol=1e-3, atol=1e-3)
     # Of 27 validation images, 1 is less than 5%, and 2 are more.
     assert detector.thresholds["largest"] == pytest.approx(np.sort(largest[:27])[-2], abs=3e-3)
