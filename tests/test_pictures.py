@@ -293,7 +293,7 @@ def test_the_picture_shows_where_an_image_is_abnormal(model):
 
 def test_screening_tells_how_abnormal_each_subfolder_is(logdir, tmp_path, capfd):
     save_squares(tmp_path / "pictures" / "Good_light", 5)
-    save_squares(tmp_path / "pictures" / "良品", 4)
+    save_squares(tmp_path / "pictures" / "良品", 4, brightest=247)
     save_squares(tmp_path / "pictures" / "不良", 7, paper=99)
     output = tmp_path / "new" / "output"
     options = ["--rate", 0.2, "--show", 3, "--output", output]
