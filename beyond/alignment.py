@@ -2,7 +2,7 @@
 
 A part that is photographed by hand is turned, shifted and nearer or farther each time. `align` undoes
 that. It finds the object by Otsu's threshold (1979), and its place and size by the moments of its pixels.
-Then it turns it until it correlates best with a reference, the mean of aligned pictures, and improves
+Then it turns it until it correlates best with a reference, the median of aligned pictures, and improves
 place, size and angle by Gauss-Newton steps (Lucas and Kanade, 1981).
 """
 
@@ -48,13 +48,14 @@ def align(picture, reference):
     object is found.
     """
     pose = aligned_pose(picture, reference)
-    image = placed(picture, pose, len(reference))
-    y, x = coordinates(len(reference))
+    size = len(reference)
+    image = placed(picture, pose, size)
     white = Image.new("L", picture.size, 255)
-    is_inside = placed(white, pose._replace(background=0), len(reference)) == 255
-    light = np.stack([reference, reference * x, reference * y], axis=-1)
-    a, b, c = least_squares(light[is_inside], image[is_inside])
-    evened = (image / np.clip(a + b * x + c * y, 0.1, 10)).clip(0, 255)
+    is_inside = placed(white, pose._replace(background=0), size) == 255
+    plane = light(size)
+    of_light = reference[..., None] * plane
+    factors = least_squares(of_light[is_inside], image[is_inside])
+    evened = (image / np.clip(plane @ factors, 0.1, 10)).clip(0, 255)
     return np.where(is_inside, evened, reference)
 
 
@@ -68,12 +69,12 @@ def aligned_pose(picture, reference):
         return np.corrcoef(turned.ravel(), reference.ravel())[0, 1]
 
     pose = pose._replace(angle=max(ANGLES, key=likeness))
-    y, x = coordinates(size)
+    plane = light(size)
+    _, x, y = np.moveaxis(plane, -1, 0)
     down, right = np.gradient(reference, y[:, 0], x[0])
     # How the reference changes if it is shifted, enlarged and turned, and its light becomes uneven.
-    of_pose = [right, down, right * x + down * y, down * x - right * y]
-    of_light = [reference, reference * x, reference * y]
-    changes = np.stack(of_pose + of_light, axis=-1)
+    of_pose = np.stack([right, down, right * x + down * y, down * x - right * y], axis=-1)
+    changes = np.concatenate([of_pose, reference[..., None] * plane], axis=-1)
     for _ in range(STEPS):
         difference = placed(picture, pose, size) - reference
         shift_x, shift_y, growth, turn, *_ = least_squares(changes, difference)
@@ -86,9 +87,11 @@ def aligned_pose(picture, reference):
     return pose
 
 
-def coordinates(size):
-    """Returns y and x of the pixels of a square, from -1 to 1: two arrays (size, size)."""
-    return np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+def light(size):
+    """Returns what a plane of light is made of: 1, and x and y of the pixels of a square, from -1 to 1:
+    (size, size, 3)"""
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    return np.stack([np.ones_like(x), x, y], axis=-1)
 
 
 def least_squares(columns, image):

@@ -22,7 +22,7 @@ from beyond.kinds import KINDS
 tf = ae.tf
 PARTS = ("reconstruction", "local", "brightness", "distance")  # of the score `largest`
 SCORES = ("error", *PARTS, "largest")
-SCORE = "largest"  # what screen and export use
+SCORE = "largest"  # by which screen and export decide by default
 WINDOW = 5
 DISTANCE_IMAGES = 3000  # with fewer training images, `distance` is hardly better than chance
 

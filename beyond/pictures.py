@@ -60,7 +60,8 @@ def read_pictures(path, size, invert=False, center=False, reference=None, with_m
     folder = path if path.is_dir() else path.parent
     images, files, unread, formats = [], [], [], collections.Counter()
     unopened = collections.defaultdict(list)  # {suffix: files that are perhaps no pictures}
-    for file in progress_bar("reading", find_files(path, with_masks)):
+    candidates, left_out = find_files(path, with_masks)
+    for file in progress_bar("reading", candidates):
         name = file.relative_to(folder)
         try:
             image, format = read_picture(file, size, invert, center, reference)
@@ -68,7 +69,7 @@ def read_pictures(path, size, invert=False, center=False, reference=None, with_m
             unopened[file.suffix.lower()].append(name)
         except Exception as e:  # Pillow raises a dozen kinds for damaged files
             unread.append(name)
-            print(f"left out: {name}: {ae.first_line(e)}")
+            left_out.append(f"left out: {name}: {ae.first_line(e)}")
         else:
             images.append(image)
             files.append(name)
@@ -76,7 +77,9 @@ def read_pictures(path, size, invert=False, center=False, reference=None, with_m
     for suffix, names in unopened.items():
         hint = " without pip install pillow-heif" if suffix in (".heic", ".heif") else ""
         found = f"{len(names)} files {suffix or 'without a suffix'}, such as {names[0]}"
-        print(f"left out: {found}: Pillow cannot open them{hint}")
+        left_out.append(f"left out: {found}: Pillow cannot open them{hint}")
+    for line in left_out:
+        print(line)
     if not images:
         raise ae.AutoEncoderError(f"{path} has no picture that can be read")
     by_format = "; ".join(f"{n} {format}" for format, n in formats.most_common())
@@ -85,13 +88,13 @@ def read_pictures(path, size, invert=False, center=False, reference=None, with_m
 
 
 def find_files(path, with_masks=False):
-    """Returns a file, or the files in a folder and its subfolders, in the order of their paths: a list.
-    Prints what is left out: hidden files and folders, folders that cannot be entered, and masks, unless
+    """Returns a file, or the files in a folder and its subfolders, in the order of their paths: a list; and
+    lines on what is left out: hidden files and folders, folders that cannot be entered, and masks, unless
     with_masks. Raises AutoEncoderError if there is nothing at the path."""
     if not path.exists():
         raise ae.AutoEncoderError(f"{path} does not exist")
     if path.is_file():
-        return [path]
+        return [path], []
     files, hidden, errors = [], 0, []
     for parent, subfolders, names in os.walk(path, onerror=errors.append):
         shown = [name for name in subfolders if not name.startswith(HIDDEN)]
@@ -102,13 +105,12 @@ def find_files(path, with_masks=False):
         links = [name for name in shown if Path(parent, name).is_symlink()]
         files += [Path(parent, name) for name in links + shown_names]
     masks = [] if with_masks else [file for file in files if is_mask(file.relative_to(path))]
-    if hidden:
-        print(f"skipped: {hidden} hidden files or folders")
-    for e in errors:
-        print(f"left out: {Path(e.filename).relative_to(path)}: {e.strerror}")
+    left_out = [f"skipped: {hidden} hidden files or folders"] if hidden else []
+    left_out += [f"left out: {Path(e.filename).relative_to(path)}: {e.strerror}" for e in errors]
     if masks:
-        print(f"left out: {len(masks)} masks, by their names or folders: --all reads them")
-    return sorted({*files} - {*masks})
+        hint = "by their names or folders: --all reads them"
+        left_out.append(f"left out: {len(masks)} masks, {hint}")
+    return sorted({*files} - {*masks}), left_out
 
 
 def is_mask(file):
@@ -358,7 +360,7 @@ def main(args):
     options = {"invert": args.invert, "center": args.center}
     arrays = {"size": args.size} | options
     if args.align:
-        found = find_files(args.folder, args.all)
+        found, _ = find_files(args.folder, args.all)
         options["reference"] = find_reference(found, args.size, args.invert)
         arrays["reference"] = options["reference"]
     read, files, _ = read_pictures(args.folder, args.size, **options, with_masks=args.all)
