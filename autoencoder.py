@@ -103,10 +103,10 @@ def require(condition, message):
 # ---- Hyperparameters -----------------------------------------------------------------------------
 
 ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "linear": tf.identity}
-INITIALIZERS = {
-    "normal": tf.truncated_normal_initializer(stddev=0.1),
-    "he": tf.initializers.he_normal(),
-    "glorot": tf.initializers.glorot_normal(),
+INITIALIZERS = {  # of weights, and of biases
+    "normal": (tf.truncated_normal_initializer(stddev=0.1),) * 2,
+    "he": (tf.initializers.he_normal(), tf.zeros_initializer()),
+    "glorot": (tf.initializers.glorot_normal(), tf.zeros_initializer()),
 }
 SCHEDULES = ("constant", "linear", "cosine")
 CENTERINGS = ("none", "mean")
@@ -426,12 +426,10 @@ def decode(Z, hp):
 
 def layer(x, n, activation, scope, hp):
     """A fully connected layer, activation(x w + b). x: (batch, m) -> (batch, n)"""
-    weights = INITIALIZERS[hp.init]
-    biases = weights if hp.init == "normal" else tf.zeros_initializer()
+    initial_w, initial_b = INITIALIZERS[hp.init]
     with tf.name_scope(scope):
-        # compile_loop needs resource variables, also after tf.disable_v2_behavior().
-        w = tf.Variable(weights([x.shape[1], n]), name="w", use_resource=True)
-        b = tf.Variable(biases([n]), name="b", use_resource=True)
+        w = tf.Variable(initial_w([x.shape[1], n]), name="w")
+        b = tf.Variable(initial_b([n]), name="b")
         return activation(tf.matmul(x, w) + b)
 
 
@@ -454,7 +452,7 @@ def mean_image(hp):
     in one tf.Graph share it, so they must be trained on the same images."""
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
         zeros = tf.zeros_initializer()
-        return tf.get_variable(MEAN_IMAGE, hp.X_n, None, zeros, trainable=False, use_resource=True)
+        return tf.get_variable(MEAN_IMAGE, [hp.X_n], initializer=zeros, trainable=False)
 
 
 def l2_loss(G, X):

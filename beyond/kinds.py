@@ -136,7 +136,7 @@ def tied(hp):
 def tied_layer(x, w, activation, scope):
     """x: (batch, m), w: (n, m) -> (batch, n)"""
     with tf.name_scope(scope):
-        b = tf.Variable(tf.zeros([w.shape[0]]), name="b", use_resource=True)
+        b = tf.Variable(tf.zeros([w.shape[0]]), name="b")
         return activation(tf.matmul(x, w, transpose_b=True) + b)
 
 
@@ -185,7 +185,7 @@ def convolutional(hp, filters=(16, 32)):
 
     def weights(shape):
         initial = tf.initializers.glorot_uniform()(shape)
-        return tf.Variable(initial, name="w", use_resource=True)
+        return tf.Variable(initial, name="w")
 
     with new_graph(hp):
         X = ae.inputs(hp)
