@@ -1283,15 +1283,21 @@ def hparams_from_args(args, data):
 
 
 def run_command(command, parser, hint=""):
-    """Runs command(args). Returns the exit status: 0; 2 after an error that the user can correct,
-    whose text is printed on one line; 130 after Ctrl-C, with the hint."""
+    """Runs command(args). Returns the exit status: 0; 1 if whatever reads the output has ended; 2 after
+    an error that the user can correct, whose text is printed on one line; 130 after Ctrl-C, with the
+    hint."""
     sys.stdout.reconfigure(errors="backslashreplace")  # for characters that it cannot print
     # If the disk is full, tf.summary.FileWriter raises an error, and its thread prints it as well.
     tf.logging.set_verbosity(tf.logging.FATAL)
     threading.excepthook = lambda args: None
     try:
         command(parser.parse_args())
+        sys.stdout.flush()
         return 0
+    except BrokenPipeError:  # as in `| head`
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())  # Python flushes stdout once more when it exits
+        return 1
     except (AutoEncoderError, OSError) as e:
         print(f"{parser.prog}: error: {first_line(e)}", file=sys.stderr)
         return 2

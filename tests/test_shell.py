@@ -79,3 +79,16 @@ def test_a_process_that_tensorflow_aborts_says_where():
     program = "import os, autoencoder as ae\nwith ae.muted_stderr():\n    os.abort()"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode < 0 and 'File "<string>", line 3' in run.stderr
+
+
+def test_a_reader_that_ends_and_a_module_that_is_run_by_its_path(small_dir, tmp_path):
+    flags = [*map(str, SMALL), "--data_dir", small_dir, "--logdir", tmp_path / "run"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, ROOT / "autoencoder.py", *flags], **pipes) as run:
+        run.stdout.readline()
+        run.stdout.close()
+        assert (run.stderr.read(), run.wait()) == ("", 1)
+    module = ROOT / "beyond/screen.py"
+    run = subprocess.run([sys.executable, module, "pictures"], cwd=tmp_path, **pipes)
+    message = f"{module}: error: run python -m beyond.screen, in {ROOT}\n"
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", message)
