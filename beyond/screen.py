@@ -30,7 +30,8 @@ def read_images(path, data_path, X_n, invert, center, with_masks):
     beyond.pictures made them, the pictures are made likewise, and a flag that it was not given is
     refused. with_masks: see read_pictures.
     Returns images (n, X_n); for each the name of its file, or its index in an array, as text; and the
-    names of pictures that cannot be read, or are not like those of the training. Raises AutoEncoderError if they do not fit the network.
+    names of pictures that cannot be read, or are not like those of the training. Raises
+    AutoEncoderError if they do not fit the network.
     """
     options = {"invert": invert, "center": center}
     if path.suffix == ".npy":

@@ -55,7 +55,7 @@ def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
     study = open_study(data, logdir, base, space)
     while len(study.get_trials(states=FINISHED)) < trials:
         trial = study.ask(space)
-        print(f"trial {trial.number}: {trial.params}", flush=True)
+        print(f"trial {trial.number}: {as_flags(trial.params)}", flush=True)
         try:
             loss = validation_loss(trial, data, trial_dir(logdir, trial), base)
             study.tell(trial, loss)
@@ -119,6 +119,15 @@ def validation_loss(trial, data, logdir, base):
     return history[-1].validation_loss
 
 
+def as_flags(params):
+    """Returns hyperparameters {name: value} as flags of autoencoder.py, with four digits."""
+    texts = []
+    for name, value in params.items():
+        text = f"{value:.4g}" if isinstance(value, float) else value
+        texts.append(f"--{name} {text}")
+    return " ".join(texts)
+
+
 def trial_dir(logdir, trial):
     return Path(logdir, f"trial-{trial.number:03d}")
 
@@ -134,7 +143,8 @@ def main(args):
     pruned = len(study.get_trials(states=[TrialState.PRUNED]))
     print(f"pruned or diverged: {pruned} of {len(study.get_trials(states=FINISHED))} trials")
     best = study.best_trial
-    print(f"best: trial {best.number}, validation loss {best.value:.3f}, {best.params}")
+    flags = as_flags(best.params)
+    print(f"best: trial {best.number}, validation loss {best.value:.3f}, {flags}")
     with load_run(trial_dir(args.logdir, best), args.data_dir) as (sess, net, data):
         evaluation = ae.evaluate(sess, net, data.test.images)
     print(f"trial {best.number} on the test images: {evaluation}")
