@@ -153,6 +153,48 @@ def chance(k, n):
     return f"{low:.1%} to {high:.1%}"
 
 
+def write_files(folder, texts, unread, figure):
+    """Writes scores.csv and screened.png into a folder. Returns their paths.
+
+    texts: {column: text of each picture (n,)}; unread: names of pictures that are not scored."""
+    csv_file, png_file = folder / "scores.csv", folder / "screened.png"
+    with common.new_path(csv_file) as csv_path, common.new_path(png_file) as png_path:
+        # A spreadsheet takes it for UTF-8 if it has a byte order mark.
+        with open(csv_path, "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([texts, *zip(*texts.values())])
+            writer.writerows([name, "not scored"] for name in unread)
+        figure.savefig(png_path, dpi=100)
+    return csv_file, png_file
+
+
+def print_folders(names, scores, flags_by, score):
+    """Prints what the pictures in each subfolder have, and how well each score finds those outside the
+    normal folders. If there is no normal one, prints how many pictures each score flags.
+
+    names: of the pictures (n,); scores, flags_by: {name of a score: (n,)}; score: the deciding one.
+    Returns whether each picture is in a normal folder (n,)."""
+    paths = [Path(name) for name in names]
+    folders = np.array([path.parts[0] if path.parent.name else "." for path in paths])
+    in_folder = folders != "."
+    flags = flags_by[score]
+    if in_folder.any():
+        print(folder_table(folders, flags, scores[score]))
+    normal = [name for name in np.unique(folders) if name.lower().startswith(NORMAL_FOLDERS)]
+    is_normal = np.isin(folders, normal)
+    kinds = np.where(is_normal, "normal", folders)[in_folder]
+    if normal and len(np.unique(kinds)) > 1:
+        print(f"normal: {', '.join(normal)}")
+        in_folders = {name: values[in_folder] for name, values in scores.items()}
+        print_aurocs(kinds, in_folders, score)
+    else:
+        rows = [(name, by.sum(), (by & flags).sum()) for name, by in flags_by.items()]
+        print(common.format_table(("score", "flagged", f"by {score}, too"), *rows))
+        print("a score that flags the same pictures as others can be trusted more. To know, screen")
+        print(f"normal pictures as well, in a subfolder whose name starts with {NORMAL_FOLDERS[0]}")
+    return is_normal
+
+
 def main(args):
     """Scores how abnormal PICTURES are, by the network in --logdir and by baselines, in standard deviations
     of the validation images. Flags those whose score exceeds that of 95% of these, or of another share
@@ -170,41 +212,18 @@ def main(args):
         scores, flags_by = anomaly.detect(sess, net, images, detector)
         deciding, flags = scores[args.score], flags_by[args.score]
         shown = np.argsort(-deciding, kind="stable")[: args.show]
-        texts = {"file": names, "flag": flags.astype(int).astype(str)}
-        ordered = {"score": deciding} | scores
-        texts |= {name: np.char.mod("%.3f", values) for name, values in ordered.items()}
         marks = np.where(flags, " !", "")
         titles = [title(names[i], deciding[i], marks[i]) for i in shown]
         figure = plot_screened(sess, net, images[shown], detector, titles)
-    csv_file, png_file = folder / "scores.csv", folder / "screened.png"
-    with common.new_path(csv_file) as csv_path, common.new_path(png_file) as png_path:
-        # A spreadsheet takes it for UTF-8 if it has a byte order mark.
-        with open(csv_path, "w", newline="", encoding="utf-8-sig") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([texts, *zip(*texts.values())])
-            writer.writerows([name, "not scored"] for name in unread)
-        figure.savefig(png_path, dpi=100)
+    texts = {"file": names, "flag": flags.astype(int).astype(str)}
+    for name, values in ({"score": deciding} | scores).items():
+        texts[name] = np.char.mod("%.3f", values)
+    csv_file, png_file = write_files(folder, texts, unread, figure)
     parts = anomaly.PARTS if args.score in anomaly.SCORES else ()
     columns = list(dict.fromkeys([*parts, args.score, "flag", "file"]))
     print(common.format_table(columns, *([texts[name][i] for name in columns] for i in shown)))
-    paths = map(Path, names)
-    folders = np.array([path.parts[0] if path.parent.name else "." for path in paths])
-    in_folder = folders != "."
-    if in_folder.any():
-        print(folder_table(folders, flags, deciding))
-    normal = [name for name in np.unique(folders) if name.lower().startswith(NORMAL_FOLDERS)]
-    is_normal = np.isin(folders, normal)
-    kinds = np.where(is_normal, "normal", folders)[in_folder]
-    if normal and len(np.unique(kinds)) > 1:
-        print(f"normal: {', '.join(normal)}")
-        in_folders = {name: values[in_folder] for name, values in scores.items()}
-        print_aurocs(kinds, in_folders, args.score)
-    else:
-        rows = [(name, by.sum(), (by & flags).sum()) for name, by in flags_by.items()]
-        print(common.format_table(("score", "flagged", f"by {args.score}, too"), *rows))
-        print("a score that flags the same pictures as others can be trusted more. To know, screen")
-        print(f"normal pictures as well, in a subfolder whose name starts with {NORMAL_FOLDERS[0]}")
-    should_be_normal = flags[is_normal] if normal else flags
+    is_normal = print_folders(names, scores, flags_by, args.score)
+    should_be_normal = flags[is_normal] if is_normal.any() else flags
     if should_be_normal.mean() > 0.5:
         print_difference(images, data.validation.images)
     n = data.validation.num_examples

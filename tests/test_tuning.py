@@ -93,7 +93,7 @@ def test_a_search_goes_on_with_the_same_images_and_settings(
 def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, capfd):
     logdir = tmp_path / "run"
     command = [*SMALL, "--data_dir", small_dir, "--logdir", logdir, "--epoch_n", 20, "--trials"]
-    words = command_of([*command, 6], "tuning")
+    words = command_of([*command, 4], "tuning")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     to_kill, other = [subprocess.Popen(words, cwd=ROOT, **pipes) for _ in range(2)]
     assert to_kill.stdout.readline().startswith("device: ")
@@ -105,11 +105,11 @@ def test_two_processes_share_the_trials_and_one_is_killed(small_dir, tmp_path, c
     trials = trials_in(logdir)
     assert trials[killed].state.name == "RUNNING"
     assert len({str(trial.params) for trial in trials}) == len(trials)
-    assert sum(trial.state.is_finished() for trial in trials) == 6
-    assert typed(*command, 7, module="tuning") == 0
+    assert sum(trial.state.is_finished() for trial in trials) == 4
+    assert typed(*command, 5, module="tuning") == 0
     more_trials = trials_in(logdir)
     assert more_trials[: len(trials)] == trials
-    assert sum(trial.state.is_finished() for trial in more_trials) == 7
+    assert sum(trial.state.is_finished() for trial in more_trials) == 5
     complete = [trial for trial in more_trials if trial.state.name == "COMPLETE"]
     best = min(complete, key=lambda trial: trial.value)
     out = capfd.readouterr().out
