@@ -19,7 +19,8 @@ As a script: python autoencoder.py --help. beyond/ has what the tutorial leaves 
 
 Losses are reported per 100 images, the tutorial's minibatch: the sum over all minibatches, times
 100, divided by the number of images. So a loss that is a sum over the minibatch can be compared
-between batch sizes. A loss that is a mean is unchanged if batch_size is 100 and divides that number.
+between batch sizes. A loss that is a mean is reported as it is if batch_size is 100 and divides
+the number of images.
 """
 
 import argparse
@@ -773,9 +774,13 @@ def check_before_training(sess, net, data, logdir, resume):
     has_train_n = hp.schedule == "constant" or hp.train_n == n
     require(has_train_n, f"the schedule needs train_n: it is {hp.train_n}, not {n}")
     require(logdir or not resume, "resume needs the logdir of the run")
-    # In the path of a checkpoint, TensorFlow reads these as a pattern.
-    special = ({"[", "\\"} - {os.sep}) & set(str(logdir))
-    require(not special, f"{logdir}: TensorFlow opens no checkpoints in a path with [ or \\")
+    check_checkpoint_path(logdir)
+
+
+def check_checkpoint_path(path):
+    """Raises AutoEncoderError if TensorFlow would read the path of a checkpoint as a pattern."""
+    special = ({"[", "\\"} - {os.sep}) & set(str(path))
+    require(not special, f"{path}: TensorFlow opens no checkpoints in a path with [ or \\")
 
 
 def check_last_minibatch(sess, net, images):
@@ -1234,7 +1239,7 @@ class Parser(argparse.ArgumentParser):
         help = f"folder of IDX files, or .npz (default: {shown})"
         self.add_argument("--data_dir", type=user_path, default=default, metavar="PATH", help=help)
 
-    def add_logdir(self, default="logs/AutoEncoder", help="folder of the run, or of the runs"):
+    def add_logdir(self, default="logs/AutoEncoder", help="folder of the run"):
         help += " (default: %(default)s)"
         self.add_argument("--logdir", type=user_path, default=default, metavar="FOLDER", help=help)
 
@@ -1246,7 +1251,7 @@ def user_path(text):
     """Returns a path of the command line, with ~ expanded, as shells do not in --logdir=~/runs."""
     if not text or "://" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no path of this machine")
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # an unknown ~user stays
 
 
 def add_hparams(parser):

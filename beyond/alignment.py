@@ -2,8 +2,8 @@
 
 A part that is photographed by hand is turned, shifted and nearer or farther each time. `align` undoes
 that. It finds the object by Otsu's threshold (1979), and its place and size by the moments of its pixels.
-Then it turns it until it correlates best with a reference, the median of aligned pictures, and improves
-place, size and angle by Gauss-Newton steps (Lucas and Kanade, 1981).
+Then it turns the picture until the object is most like that of a reference, the median of aligned
+pictures, and improves place, size and angle by Gauss-Newton steps (Lucas and Kanade, 1981).
 """
 
 import math

@@ -32,7 +32,7 @@ DISTANCE_IMAGES = 3000  # with fewer training images, `distance` is hardly bette
 
 class Detector(NamedTuple):
     tensors: dict  # {name of a score: tensor (batch,)}, in the graph of the network
-    thresholds: dict  # {name of a score: the highest value of a normal image}
+    thresholds: dict  # {name of a score: the highest value that is not flagged}
     variance: np.ndarray  # (X_n,), see usual_variance
 
 

@@ -80,13 +80,12 @@ def check_output(output, pictures):
 
 def progress_bar(description, iterable=None, total=None):
     """Returns a tqdm bar, which counts the elements of the iterable, or calls of its `update`. It is
-    shown on a terminal or in a notebook, from the second second on if there is an iterable, and
-    cleared at its end."""
-    # A notebook stores what is written to stderr as an error. Both streams are None if closed.
+    shown on a terminal or in a notebook, and cleared at its end. If there is an iterable, it appears
+    only after one second."""
+    # A notebook stores what is written to stderr as an error.
     stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
-    is_shown = stream is not None and ae.is_interactive(stream)
+    is_hidden = not ae.is_interactive(stream)
     delay = 0 if iterable is None else 1  # a cleared bar leaves an empty line in a notebook
-    is_hidden = not is_shown
     return tqdm(iterable, description, total, False, stream, delay=delay, disable=is_hidden)
 
 

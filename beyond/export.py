@@ -3,9 +3,8 @@
     python -m beyond.export --help
 
 The signatures are encode, decode, reconstruct and detect: README.md has their inputs and outputs.
-TensorFlow Serving calls detect if no signature is named. A picture for this network is grey, fitted
-into the square of the training images by an antialiasing filter such as Pillow's LANCZOS, with black
-around it, bright on dark if theirs are, and divided by 255: beyond.pictures.read_picture, which also centers or aligns it if theirs are.
+TensorFlow Serving calls detect if no signature is named. beyond.pictures.read_picture prepares a picture
+as those of the training, except that its bytes have to be divided by 255.
 """
 
 import sys
@@ -63,8 +62,7 @@ def main(args):
     decode, reconstruct and detect, for programs that have TensorFlow but not this project."""
     if args.output.exists():
         raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
-    if "[" in str(args.output):
-        raise ae.AutoEncoderError(f"{args.output}: TensorFlow cannot open a path with [")
+    ae.check_checkpoint_path(args.output)
     with load_run(args.logdir, args.data_dir) as (sess, net, data):
         detector = make_detector(sess, net, data, args.rate)
         with ae.writing(args.output), new_path(args.output) as folder:

@@ -153,7 +153,7 @@ if __name__ == "__main__":
     example = "python -m beyond.pca --recipe tuned --Z_n 10 20 --seed 0 1 2"
     parser = ae.Parser("python -m beyond.pca", main.__doc__, example)
     parser.add_data_dir()
-    parser.add_logdir("logs/pca")
+    parser.add_logdir("logs/pca", "folder of the runs")
     ae.add_hparams(parser)
     Z_ns = [2, 5, 10, 20, 30, 40]
     help = f"latent variables of each (default: {' '.join(map(str, Z_ns))})"

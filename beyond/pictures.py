@@ -9,7 +9,6 @@ OUTPUT.npz is what `python autoencoder.py --data_dir` takes:
 | x_train, x_test  | (n, size, size) | grey images, bytes from 0 (black) to 255                |
 | y_train, y_test  | (n,)            | labels; only if the pictures are in subfolders          |
 | class_names      | (classes,)      | names of the subfolders: that of label i is number i    |
-| size             | ()              | width and height of the images, in pixels               |
 | invert, center   | ()              | booleans: whether --invert and --center were given      |
 | reference        | (size, size)    | only if --align was given: see beyond.alignment         |
 """
@@ -75,7 +74,10 @@ def read_pictures(path, size, invert=False, center=False, reference=None, with_m
             files.append(name)
             formats[format] += 1
     for suffix, names in unopened.items():
-        hint = " without pip install pillow-heif" if suffix in (".heic", ".heif") else ""
+        is_heif = suffix in (".heic", ".heif")
+        if is_heif or suffix in Image.registered_extensions():
+            unread += names
+        hint = " without pip install pillow-heif" if is_heif else ""
         found = f"{len(names)} files {suffix or 'without a suffix'}, such as {names[0]}"
         left_out.append(f"left out: {found}: Pillow cannot open them{hint}")
     for line in left_out:
@@ -275,10 +277,8 @@ def find_reference(files, size, invert):
 def without_copies(images, files):
     """Returns images (n, size, size) and their files without those that equal an earlier one. Prints how
     many these are."""
-    firsts = {}
-    for i, image in enumerate(images):
-        firsts.setdefault(image.tobytes(), i)
-    kept = [*firsts.values()]
+    _, firsts = np.unique(images, axis=0, return_index=True)
+    kept = np.sort(firsts)
     if len(kept) < len(images):
         print(f"left out: {len(images) - len(kept)} copies of other pictures")
     return images[kept], [files[i] for i in kept]
@@ -333,12 +333,12 @@ def labels_of(files, folder):
 
 
 def add_picture_flags(parser):
-    """Adds the flags of read_picture to a parser."""
+    """Adds the flags of read_pictures to a parser."""
     help = "for pictures that are dark on bright"
     parser.add_argument("--invert", action="store_true", help=help)
     help = "for photographs of a digit on paper: frames it as in MNIST"
     parser.add_argument("--center", action="store_true", help=help)
-    help = "reads masks, too: names that end in _gt or _mask, and what is in ground_truth or masks"
+    help = "reads masks, too: names that end in _gt or _mask, and folders ground_truth, mask, masks"
     parser.add_argument("--all", action="store_true", help=help)
 
 
@@ -358,7 +358,7 @@ def main(args):
     if args.align and args.center:
         raise ae.AutoEncoderError("--align and --center exclude each other")
     options = {"invert": args.invert, "center": args.center}
-    arrays = {"size": args.size} | options
+    arrays = dict(options)
     if args.align:
         found, _ = find_files(args.folder, args.all)
         options["reference"] = find_reference(found, args.size, args.invert)

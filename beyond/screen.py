@@ -2,8 +2,8 @@
 
     python -m beyond.screen PICTURES [--logdir logs/AutoEncoder] [--invert] [--center]
 
-Writes screened.png, of the most abnormal pictures, and scores.csv (file, flag, score, and the other
-scores) into LOGDIR/screened. If the pictures are in subfolders, prints how abnormal those of each are.
+Writes screened.png, of the most abnormal pictures, and scores.csv (file, flag, the deciding score, and
+all scores by their names) into LOGDIR/screened. If the pictures are in subfolders, prints how abnormal those of each are.
 """
 
 import csv
@@ -30,8 +30,8 @@ def read_images(path, data_path, X_n, invert, center, with_masks):
     beyond.pictures made them, the pictures are made likewise, and a flag that it was not given is
     refused. with_masks: see read_pictures.
     Returns images (n, X_n); for each the name of its file, or its index in an array, as text; and the
-    names of pictures that cannot be read, or are not like those of the training. Raises
-    AutoEncoderError if they do not fit the network.
+    names of pictures that cannot be read, have a single grey, or have nothing to center or to align.
+    Raises AutoEncoderError if they do not fit the network.
     """
     options = {"invert": invert, "center": center}
     if path.suffix == ".npy":
@@ -39,8 +39,9 @@ def read_images(path, data_path, X_n, invert, center, with_masks):
             raise ae.AutoEncoderError("--invert and --center are for pictures, not for an array")
         try:
             array = np.load(path)
-        except (ValueError, EOFError) as e:
+        except Exception as e:  # NumPy raises a dozen kinds for damaged files
             raise ae.AutoEncoderError(f"{path} cannot be read: {e}") from None
+        ae.require(isinstance(array, np.ndarray), f"{path} is not one array")
         images = ae.make_data_set(array, None, str(path)).images
         if images.shape[1] != X_n:
             raise ae.AutoEncoderError(f"{path} has images of {images.shape[1]} pixels, not {X_n}")
@@ -96,7 +97,7 @@ def print_fit(sess, net, data):
     print(f"validation score: network {score:.1f}, {baselines}")
     is_overfit = score > 3 * train_score
     if is_overfit:
-        print(f"the network has {train_score:.1f} on its training images: it is overfitted")
+        print(f"its score of training images is only {train_score:.1f}: it is overfitted")
     if score > 0.8 * mean_score:
         hint = "more pictures, or pictures that are more alike" if is_overfit else "more epochs"
         print(
@@ -137,7 +138,10 @@ def print_difference(images, validation):
     print(
         "If these pictures are normal, likely reasons: another part, place or light than in training;"
     )
-    print("several shots of each part in training; --invert or --center missing here")
+    print(
+        "several shots of each part in training; --invert or --center missing, if the network was"
+    )
+    print("not trained on what beyond.pictures made")
 
 
 def title(name, score, mark):
@@ -170,7 +174,7 @@ def write_files(folder, texts, unread, figure):
 
 def print_folders(names, scores, flags_by, score):
     """Prints what the pictures in each subfolder have, and how well each score finds those outside the
-    normal folders. If there is no normal one, prints how many pictures each score flags.
+    normal folders. If there are not both, prints how many pictures each score flags.
 
     names: of the pictures (n,); scores, flags_by: {name of a score: (n,)}; score: the deciding one.
     Returns whether each picture is in a normal folder (n,)."""
@@ -190,15 +194,19 @@ def print_folders(names, scores, flags_by, score):
     else:
         rows = [(name, by.sum(), (by & flags).sum()) for name, by in flags_by.items()]
         print(common.format_table(("score", "flagged", f"by {score}, too"), *rows))
-        print("a score that flags the same pictures as others can be trusted more. To know, screen")
-        print(f"normal pictures as well, in a subfolder whose name starts with {NORMAL_FOLDERS[0]}")
+        print(
+            "a score that flags the same pictures as others can be trusted more. To know how well each"
+        )
+        print(
+            f"finds them, screen subfolders of normal ({NORMAL_FOLDERS[0]}) and abnormal pictures"
+        )
     return is_normal
 
 
 def main(args):
     """Scores how abnormal PICTURES are, by the network in --logdir and by baselines, in standard deviations
-    of the validation images. Flags those whose score exceeds that of 95% of these, or of another share
-    (--rate). Pictures are made grey and fitted into the size of the network's images."""
+    of the validation images. Flags those whose score exceeds that of 95% of these; with --rate 0.01, of
+    99%. Pictures are made grey and fitted into the size of the network's images."""
     if not 1 <= args.show <= 50:
         raise ae.AutoEncoderError(f"--show must be from 1 to 50, not {args.show}")
     with common.load_run(args.logdir, args.data_dir) as (sess, net, data):
@@ -223,9 +231,9 @@ def main(args):
     columns = list(dict.fromkeys([*parts, args.score, "flag", "file"]))
     print(common.format_table(columns, *([texts[name][i] for name in columns] for i in shown)))
     is_normal = print_folders(names, scores, flags_by, args.score)
-    should_be_normal = flags[is_normal] if is_normal.any() else flags
-    if should_be_normal.mean() > 0.5:
-        print_difference(images, data.validation.images)
+    should_be_normal = is_normal if is_normal.any() else np.ones_like(is_normal)
+    if flags[should_be_normal].mean() > 0.5:
+        print_difference(images[should_be_normal], data.validation.images)
     n = data.validation.num_examples
     k = n - math.ceil(n * (1 - args.rate))  # as np.quantile counts
     above = f"{args.score} above {detector.thresholds[args.score]:.4g}"
@@ -233,7 +241,7 @@ def main(args):
     print(f"which {k} of {n} validation images of {data.path} may exceed. So, of new normal")
     print(f"pictures, {chance(k, n)} are flagged, with a probability of 90%")
     if unread:
-        print(f"not scored: {len(unread)}, named above and in scores.csv: look at them, too")
+        print(f"not scored: {len(unread)}, named in scores.csv: look at them, too")
     print(f"picture and scores: {png_file.name} and {csv_file.name} in {folder}")
 
 

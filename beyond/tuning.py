@@ -4,15 +4,16 @@ implement: the validation images choose, and the best network is evaluated on th
     python -m beyond.tuning --help
 
 A trial is a training with hyperparameters that Optuna's TPE sampler suggests: at random in the
-first ten trials, and then by the results of the earlier ones. After five complete trials, a trial
-is pruned, which means that it is stopped, from its second epoch on, if its lowest validation loss so
-far is above the median of the complete trials after as many epochs.
+first ten trials, and then by the results of the earlier ones. Once five trials are complete, later
+ones can be pruned, that is, stopped early: after the second or a later epoch, if the lowest validation
+loss so far is above the median of the complete trials after as many epochs.
 
 The study is kept in logdir/journal.log. The same command continues it.
 """
 
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -148,14 +149,15 @@ def main(args):
     with load_run(trial_dir(args.logdir, best), args.data_dir) as (sess, net, data):
         evaluation = ae.evaluate(sess, net, data.test.images)
     print(f"trial {best.number} on the test images: {evaluation}")
-    print(f"all trials, in the tab HParams: tensorboard --logdir {args.logdir}")
+    logdir = shlex.quote(str(args.logdir))
+    print(f"all trials, in the tab HParams: tensorboard --logdir {logdir}")
 
 
 if __name__ == "__main__":
     example = "python -m beyond.tuning --trials 80"
     parser = ae.Parser("python -m beyond.tuning", main.__doc__, example)
     parser.add_data_dir()
-    parser.add_logdir("logs/tuning")
+    parser.add_logdir("logs/tuning", "folder of the search")
     ae.add_hparams(parser)
     help = "trials, with those of earlier commands (default: %(default)s)"
     parser.add_argument("--trials", type=int, default=20, metavar="N", help=help)

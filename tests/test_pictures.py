@@ -110,8 +110,8 @@ def test_each_picture_is_in_the_training_or_the_test_images_once(classes):
     _, circles, squares, output = classes
     with np.load(output, allow_pickle=False) as arrays:
         assert arrays["class_names"].tolist() == ["circles", "squares"]
-        flags = [arrays[name].tolist() for name in ("size", "invert", "center")]
-        assert flags == [SIZE, False, False]
+        flags = [arrays[name].tolist() for name in ("invert", "center")]
+        assert flags == [False, False]
         train, test = arrays["x_train"], arrays["x_test"]
         assert (len(train), len(test), train.dtype) == (40, 10, np.uint8)
         assert set(arrays["y_test"]) == {0, 1}  # not the last ones of the folder
