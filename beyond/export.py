@@ -3,8 +3,7 @@
     python -m beyond.export --help
 
 The signatures are encode, decode, reconstruct and detect: README.md has their inputs and outputs.
-TensorFlow Serving calls detect if no signature is named. beyond.pictures.read_picture prepares a picture
-as those of the training, except that its bytes have to be divided by 255.
+TensorFlow Serving calls detect if no signature is named. README.md says how to prepare a picture.
 """
 
 import sys

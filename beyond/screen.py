@@ -158,9 +158,8 @@ def chance(k, n):
 
 
 def write_files(folder, texts, unread, figure):
-    """Writes scores.csv and screened.png into a folder. Returns their paths.
-
-    texts: {column: text of each picture (n,)}; unread: names of pictures that are not scored."""
+    """Writes scores.csv and screened.png into a folder. texts: {column: text of each picture (n,)}; unread:
+    names of pictures that are not scored."""
     csv_file, png_file = folder / "scores.csv", folder / "screened.png"
     with common.new_path(csv_file) as csv_path, common.new_path(png_file) as png_path:
         # A spreadsheet takes it for UTF-8 if it has a byte order mark.
@@ -169,7 +168,6 @@ def write_files(folder, texts, unread, figure):
             writer.writerows([texts, *zip(*texts.values())])
             writer.writerows([name, "not scored"] for name in unread)
         figure.savefig(png_path, dpi=100)
-    return csv_file, png_file
 
 
 def print_folders(names, scores, flags_by, score):
@@ -194,12 +192,8 @@ def print_folders(names, scores, flags_by, score):
     else:
         rows = [(name, by.sum(), (by & flags).sum()) for name, by in flags_by.items()]
         print(common.format_table(("score", "flagged", f"by {score}, too"), *rows))
-        print(
-            "a score that flags the same pictures as others can be trusted more. To know how well each"
-        )
-        print(
-            f"finds them, screen subfolders of normal ({NORMAL_FOLDERS[0]}) and abnormal pictures"
-        )
+        print("a score that flags the same pictures as others can be trusted more. To know how")
+        print(f"well each finds them, screen subfolders: normal ({NORMAL_FOLDERS[0]}) and others")
     return is_normal
 
 
@@ -226,7 +220,7 @@ def main(args):
     texts = {"file": names, "flag": flags.astype(int).astype(str)}
     for name, values in ({"score": deciding} | scores).items():
         texts[name] = np.char.mod("%.3f", values)
-    csv_file, png_file = write_files(folder, texts, unread, figure)
+    write_files(folder, texts, unread, figure)
     parts = anomaly.PARTS if args.score in anomaly.SCORES else ()
     columns = list(dict.fromkeys([*parts, args.score, "flag", "file"]))
     print(common.format_table(columns, *([texts[name][i] for name in columns] for i in shown)))
@@ -242,7 +236,7 @@ def main(args):
     print(f"pictures, {chance(k, n)} are flagged, with a probability of 90%")
     if unread:
         print(f"not scored: {len(unread)}, named in scores.csv: look at them, too")
-    print(f"picture and scores: {png_file.name} and {csv_file.name} in {folder}")
+    print(f"picture and scores: screened.png and scores.csv in {folder}")
 
 
 if __name__ == "__main__":

@@ -257,8 +257,10 @@ def test_screening_a_folder(classes, logdir, tmp_path, capfd):
     folder = tmp_path / "pictures"
     images = save_squares(folder / "sub, folder", 24, brightest=244)
     Image.new("L", (9, 9)).save(folder / "empty.png")
+    (folder / "no picture.png").touch()
     rows, scores = screened(folder, logdir)
-    assert rows.pop() == dict.fromkeys(rows[0]) | {"file": "empty.png", "flag": "not scored"}
+    for name in ("no picture.png", "empty.png"):
+        assert rows.pop() == dict.fromkeys(rows[0]) | {"file": name, "flag": "not scored"}
     out = capfd.readouterr().out
     assert [row["file"] for row in rows] == [f"sub, folder/{i:02}.png" for i in range(24)]
     threshold = float(re.search(r"by largest above ([0-9.]+),", out)[1])
