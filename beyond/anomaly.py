@@ -37,18 +37,61 @@ class Detector(NamedTuple):
 
 
 def make_detector(sess, net, data, rate=0.05, baselines=None):
-    """Returns a Detector of images that are not like those of `data` (DataSets), on which the network
-    in the session was trained. At most `rate` of the validation images are above its thresholds.
+    """Adds the scores of the images in net.X to the graph of the network in the session, which was trained
+    on `data` (DataSets), normal images. Returns a Detector. At most `rate` of the validation images are
+    above its thresholds.
 
     baselines: what make_baselines returns.
     """
-    tensors, normal, variance = add_scores(sess, net, data, baselines)
+    train = data.train.images[:NEIGHBOUR_IMAGES]
+    variance = usual_variance(sess, net, train)
+    with net.X.graph.as_default(), tf.name_scope("scores"):
+        values = network_scores(sess, net, train, variance)
+        values |= {name: in_graph(baseline, net.X) for name, baseline in (baselines or {}).items()}
+        # What is added is small, but more than rounding.
+        logs = {name: tf.log(value + 1e-4) for name, value in values.items()}
+        of_normal = common.run_batches(sess, logs, net.X, data.validation.images, "scoring")
+        tensors, normal = {}, {}
+        for name, tensor in logs.items():
+            median = np.median(of_normal[name])
+            above = of_normal[name][of_normal[name] >= median]
+            sd = np.sqrt(np.mean((above - median) ** 2))
+            sd = max(sd, 0.05)  # images that are all alike differ by rounding alone
+            tensors[name] = (tensor - median) / sd
+            normal[name] = (of_normal[name] - median) / sd
+        parts = PARTS if len(train) >= DISTANCE_IMAGES else PARTS[:-1]
+        tensors["largest"] = tf.reduce_max([tensors[name] for name in parts], axis=0)
+        normal["largest"] = np.max([normal[name] for name in parts], axis=0)
     thresholds = {}
     for name, values in normal.items():
         # The smallest score that at most `rate` exceed, and more than rounding changes.
         quantile = np.quantile(values, 1 - rate, method="inverted_cdf")
         thresholds[name] = float(quantile) + 0.001
     return Detector(tensors, thresholds, variance)
+
+
+def network_scores(sess, net, train, variance):
+    """Adds the network's own scores of the images in net.X to the default graph, as README.md defines them
+    but without logarithms. Returns {name: tensor (batch,)}.
+
+    train: training images (n, X_n), whose Z become a constant of the graph; variance: see usual_variance.
+    """
+    # Copies of an image would be neighbours of each other, at distance 0.
+    codes = common.encode_images(sess, net, np.unique(train, axis=0))
+    black = sess.run(net.Z, {net.X: np.zeros_like(train[:1])})
+    difference = net.G - net.X
+    squares = difference**2
+    # The 1 is a white pixel. It gives a black image a score.
+    ink = 1 + tf.reduce_sum(net.X**2, axis=1)
+    too_bright = largest_in_window(difference)
+    too_dark = largest_in_window(-difference)
+    return {
+        "error": tf.reduce_sum(squares, axis=1) / 2,
+        "reconstruction": largest_in_window(squares) / ink,
+        "local": largest_in_window(squares / variance),
+        "brightness": tf.maximum(too_bright, too_dark),
+        "distance": distance_to_neighbours(net.Z - black, codes - black),
+    }
 
 
 def detect(sess, net, images, detector):
@@ -73,50 +116,6 @@ def share(text):
     if not 0 < float(text) < 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
     return float(text)
-
-
-def add_scores(sess, net, data, baselines=None):
-    """Adds the scores of the images in net.X to the graph. Returns {name: tensor (batch,)}; the scores of
-    the validation images, {name: (n,)}; and what usual_variance returns for training images.
-
-    data: DataSets of normal images. The Z of the first 10,000 training images become a constant of
-    the graph. baselines: what make_baselines returns.
-    """
-    train = data.train.images[:NEIGHBOUR_IMAGES]
-    variance = usual_variance(sess, net, train)
-    # Copies of an image would be neighbours of each other, at distance 0.
-    codes = common.encode_images(sess, net, np.unique(train, axis=0))
-    black = sess.run(net.Z, {net.X: np.zeros_like(train[:1])})
-    with net.X.graph.as_default(), tf.name_scope("scores"):
-        difference = net.G - net.X
-        squares = difference**2
-        # The 1 is a white pixel. It gives a black image a score.
-        ink = 1 + tf.reduce_sum(net.X**2, axis=1)
-        too_bright = largest_in_window(difference)
-        too_dark = largest_in_window(-difference)
-        values = {
-            "error": tf.reduce_sum(squares, axis=1) / 2,
-            "reconstruction": largest_in_window(squares) / ink,
-            "local": largest_in_window(squares / variance),
-            "brightness": tf.maximum(too_bright, too_dark),
-            "distance": distance_to_neighbours(net.Z - black, codes - black),
-        }
-        values |= {name: in_graph(baseline, net.X) for name, baseline in (baselines or {}).items()}
-        # What is added is small, but more than rounding.
-        logs = {name: tf.log(value + 1e-4) for name, value in values.items()}
-        of_normal = common.run_batches(sess, logs, net.X, data.validation.images, "scoring")
-        tensors, normal = {}, {}
-        for name, tensor in logs.items():
-            median = np.median(of_normal[name])
-            above = of_normal[name][of_normal[name] >= median]
-            sd = np.sqrt(np.mean((above - median) ** 2))
-            sd = max(sd, 0.05)  # images that are all alike differ by rounding alone
-            tensors[name] = (tensor - median) / sd
-            normal[name] = (of_normal[name] - median) / sd
-        parts = PARTS if len(train) >= DISTANCE_IMAGES else PARTS[:-1]
-        tensors["largest"] = tf.reduce_max([tensors[name] for name in parts], axis=0)
-        normal["largest"] = np.max([normal[name] for name in parts], axis=0)
-        return tensors, normal, variance
 
 
 def in_graph(baseline, X):
@@ -178,8 +177,8 @@ def aurocs(scores, kinds):
 
 def network_aurocs(sess, net, data, images, kinds):
     """Returns what `aurocs` does, of the scores of images (n, X_n) by a network that was trained on `data`."""
-    tensors, *_ = add_scores(sess, net, data)
-    return aurocs(common.run_batches(sess, tensors, net.X, images, "scoring"), kinds)
+    scores, _ = detect(sess, net, images, make_detector(sess, net, data))
+    return aurocs(scores, kinds)
 
 
 # ---- Abnormal images -----------------------------------------------------------------------------
@@ -191,8 +190,9 @@ def cases(experiment, data):
     """Yields the cases of an experiment: a label, or None; DataSets of normal images; and abnormal test
     images, {kind: (m, X_n)}.
 
-    one-normal: for each label, its images are normal, and all others abnormal; one-abnormal: the
-    reverse; defects: all are normal. Test images of the normal ones, with a defect, are abnormal, too.
+    one-normal: for each label, its images are normal. Those of the others, and its own test images with
+    a defect, are abnormal. one-abnormal: its images are abnormal, and those of the others normal.
+    defects: all images are normal. Test images with a defect are abnormal.
     Raises AutoEncoderError if a part of the data lacks a label, or if there is only one.
     """
     if experiment == "defects":
@@ -208,8 +208,8 @@ def cases(experiment, data):
     for label in labels:
         normal = [part.subset((part.labels == label) == one_normal) for part in parts]
         others = data.test.images[(data.test.labels == label) != one_normal]
-        abnormal = {"other labels": others} | defects(normal[-1].images)
-        yield label, ae.DataSets(*normal, data.path), abnormal
+        of_normal = defects(normal[-1].images) if one_normal else {}
+        yield label, ae.DataSets(*normal, data.path), {"other labels": others} | of_normal
 
 
 def defects(images):

@@ -15,7 +15,7 @@ from beyond.pca import decode_by_pca, fit_pca
 
 NAMES = ("PCA", "cosine", "Euclidean", "patches", "random-convolutions")
 NEIGHBOURS = 5
-NEIGHBOUR_IMAGES = 10000  # the training images among which neighbours are looked for
+NEIGHBOUR_IMAGES = 60000  # the training images among which neighbours are looked for
 PATCH = 7
 PATCH_IMAGES = 1000  # the training and validation images whose patches are compared
 FILTERS = 64
