@@ -39,6 +39,7 @@ with contextlib.suppress(ImportError):
 
 MIN_PICTURES = 15  # of which 11 are for training, 1 is for validation and 3 are for test
 HIDDEN = (".", "@eaDir")  # starts of the names of what programs keep beside pictures
+DARK = 64  # of 255: 12 or 14 bits of 16 are less
 MASK_NAMES = ("_gt", "_mask")  # ends of names
 MASK_FOLDERS = {"ground_truth", "mask", "masks"}
 ALIKE = 0.3  # of the median distance of two pictures: those that are nearer are nearly alike
@@ -159,8 +160,9 @@ def read_grey(path, needed, invert):
     black.
     needed: pixels of the longer side that are enough; invert: for dark ink on bright paper; the image
     is bright on black, as MNIST's are.
-    Returns the image, and Pillow's name of the format, with a remark if there are more frames, or if
-    everything is transparent. Raises Pillow's exceptions, or ValueError, if the file cannot be read.
+    Returns the image, and Pillow's name of the format, with a remark if there are more frames, if
+    everything is transparent, or if it is dark. Raises Pillow's exceptions, or ValueError, if the file
+    cannot be read.
     """
     if not path.is_file():  # opening a named pipe would wait for a writer
         raise ValueError("neither a regular file nor a link to one")
@@ -179,6 +181,9 @@ def read_grey(path, needed, invert):
             # On white if the image is inverted next, so that what is transparent becomes black.
             # Padding is black because it is added last.
             grey, remark = to_grey(picture, 255 if invert else 0)
+    _, brightest = grey.getextrema()
+    if brightest < DARK:
+        remark += f": dark, less than {DARK} of 255"
     return ImageOps.invert(grey) if invert else grey, format + remark
 
 
@@ -381,8 +386,6 @@ def main(args):
         table = zip(range(len(names)), names, np.bincount(labels))
         print(format_table(["label", "class", "pictures"], *table))
     print(f"{len(train)} training and {len(test)} test images: {args.output}; preview: {preview}")
-    if images.max() < 128:
-        print(f"the brightest pixel of all is {images.max()} of 255: brighten the pictures")
     epochs = max(10, 1000 // (1 + len(train) // 50))  # 1,000 minibatches of 50
     logdir = shlex.quote(f"logs/{args.output.stem}-run")
     paths = f"--data_dir {shlex.quote(str(args.output))} --logdir {logdir}"
