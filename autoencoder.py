@@ -969,18 +969,19 @@ def save(sess, saver, run_info, history, folder):
     """Saves a checkpoint of the last epoch in `history`, and then deletes the one before."""
     # run.json comes first. If the process is killed then, `read_run` leaves its last epoch out.
     temporary = folder / "run.json.tmp"
-    temporary.write_text(json.dumps(run_info | {"history": history}))
-    temporary.replace(folder / "run.json")
     with writing(folder):
+        temporary.write_text(json.dumps(run_info | {"history": history}))
+        temporary.replace(folder / "run.json")
         saver.save(sess, str(folder / "epoch"), len(history), write_meta_graph=False)
 
 
 @contextlib.contextmanager
 def writing(folder):
-    """Turns what TensorFlow raises if it cannot write, as on a full disk, into AutoEncoderError."""
+    """Turns what is raised if a file cannot be written, as on a full disk, into AutoEncoderError, which
+    names the folder."""
     try:
         yield
-    except (tf.errors.OpError, RuntimeError) as e:  # FileWriter raises the latter
+    except (OSError, tf.errors.OpError, RuntimeError) as e:  # FileWriter raises the last
         raise AutoEncoderError(f"{folder} cannot be written: {first_line(e)}") from e
 
 

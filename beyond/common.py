@@ -63,12 +63,13 @@ def load_run(logdir, data_dir=None):
 def new_path(path):
     """Yields a path to write a file or a folder at, which becomes `path` at the end. If the process is
     killed, or the disk is full, what was at `path` is still there. A killed process leaves a hidden
-    folder beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        part = Path(folder, path.name)
-        yield part
-        part.replace(path)
+    folder beside it. Raises AutoEncoderError if it cannot be written."""
+    with ae.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+            part = Path(folder, path.name)
+            yield part
+            part.replace(path)
 
 
 def check_output(output, pictures):

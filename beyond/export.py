@@ -64,7 +64,7 @@ def main(args):
     ae.check_checkpoint_path(args.output)
     with load_run(args.logdir, args.data_dir) as (sess, net, data):
         detector = make_detector(sess, net, data, args.rate)
-        with ae.writing(args.output), new_path(args.output) as folder:
+        with new_path(args.output) as folder:
             export(sess, net, folder, detector, args.score)
     print(f"SavedModel: {args.output}")
 
