@@ -1,12 +1,9 @@
 """Detects abnormal images by their reconstruction, as the tutorial suggests but does not show.
 
-    python -m beyond.anomaly --help
-
-The command measures how well scores separate abnormal test images from normal ones, beside those of
-beyond.baselines. beyond.screen and beyond.export use the functions. README.md defines the scores.
+The command measures how well scores separate abnormal test images from normal ones: see --help.
+README.md defines the scores. beyond.screen and beyond.export use the functions.
 """
 
-import argparse
 import dataclasses
 import sys
 from typing import NamedTuple
@@ -108,20 +105,12 @@ def add_score_flags(parser, names):
     help = f"{', '.join(names)}: see beyond/README.md (default: %(default)s)"
     parser.add_argument("--score", choices=names, default=SCORE, metavar="NAME", help=help)
     help = "share of the validation images above the threshold (default: %(default)s)"
-    parser.add_argument("--rate", type=share, default=0.05, metavar="REAL", help=help)
-
-
-def share(text):
-    """Returns a number between 0 and 1. Raises what argparse wants if it is not."""
-    if not 0 < float(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
-    return float(text)
+    parser.add_argument("--rate", type=float, default=0.05, metavar="REAL", help=help)
 
 
 def in_graph(baseline, X):
     """Returns what a function of images returns for X, as a tensor: (batch,)."""
-    scores = tf.numpy_function(lambda images: np.float32(baseline(images)), [X], tf.float32)
-    return tf.ensure_shape(scores, [None])
+    return tf.numpy_function(lambda images: np.float32(baseline(images)), [X], tf.float32)
 
 
 def usual_variance(sess, net, images):

@@ -96,18 +96,17 @@ def make_random_convolutions(train):
 
     def features(images):
         """(m, X_n) -> (m, places x FILTERS)"""
-        squares = windows(images, FILTER)
-        maps = np.maximum(0, squares.reshape(*squares.shape[:3], pixels) @ filters)
-        rows = np.arange(0, maps.shape[1], POOL)
-        columns = np.arange(0, maps.shape[2], POOL)
-        sums = np.add.reduceat(np.add.reduceat(maps, rows, axis=1), columns, axis=2)
-        return sums.reshape(len(images), -1)
+        found = []
+        for batch in np.array_split(images, 1 + images.size // 200_000):  # of some 100 MB each
+            squares = windows(batch, FILTER)
+            maps = np.maximum(0, squares.reshape(*squares.shape[:3], pixels) @ filters)
+            rows = np.arange(0, maps.shape[1], POOL)
+            columns = np.arange(0, maps.shape[2], POOL)
+            sums = np.add.reduceat(np.add.reduceat(maps, rows, axis=1), columns, axis=2)
+            found.append(sums.reshape(len(batch), -1))
+        return np.concatenate(found)
 
-    def features_in_batches(images):
-        batches = np.array_split(images, 1 + images.size // 200_000)  # of some 100 MB each
-        return np.concatenate([features(batch) for batch in batches])
-
-    of_train = features_in_batches(train)
+    of_train = features(train)
     n = min(150, len(train) // 2, of_train.shape[1])
     pca = PCA(n, whiten=True, svd_solver="randomized", random_state=0).fit(of_train)
-    return lambda images: np.square(pca.transform(features_in_batches(images))).sum(axis=1)
+    return lambda images: np.square(pca.transform(features(images))).sum(axis=1)

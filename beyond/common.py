@@ -25,8 +25,7 @@ def open_network(logdir):
     """Returns the network that was trained in logdir, its ae.Run, and its kind, as in kinds.KINDS.
     Raises AutoEncoderError if there is no network, or if it is of another graph."""
     run = ae.read_run(logdir)
-    if run is None:
-        raise ae.AutoEncoderError(f"{logdir} has no trained network: see python autoencoder.py")
+    ae.require(run, f"{logdir} has no trained network: see python autoencoder.py")
     for kind, make in KINDS.items():
         with contextlib.suppress(ae.AutoEncoderError):  # the kind cannot have these hyperparameters
             net = make(run.hp)
@@ -74,9 +73,9 @@ def new_path(path):
 
 def check_output(output, pictures):
     """Raises AutoEncoderError if an output is inside a folder of pictures."""
-    if pictures.resolve() in (output.resolve(), *output.resolve().parents):
-        hint = "its pictures would be read the next time: choose an output elsewhere"
-        raise ae.AutoEncoderError(f"{output} is inside {pictures}, and {hint}")
+    is_inside = output.resolve().is_relative_to(pictures.resolve())
+    hint = "its pictures would be read the next time: choose an output elsewhere"
+    ae.require(not is_inside, f"{output} is inside {pictures}, and {hint}")
 
 
 def progress_bar(description, iterable=None, total=None):

@@ -1,7 +1,5 @@
 """A SavedModel of a trained network, for programs that have TensorFlow but not this project.
 
-    python -m beyond.export --help
-
 The signatures are encode, decode, reconstruct and detect: README.md has their inputs and outputs.
 TensorFlow Serving calls detect if no signature is named. README.md says how to prepare a picture.
 """
@@ -59,8 +57,8 @@ def export(sess, net, folder, detector, score=SCORE):
 def main(args):
     """Writes the network that was trained in --logdir as a SavedModel, with the signatures encode,
     decode, reconstruct and detect, for programs that have TensorFlow but not this project."""
-    if args.output.exists():
-        raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
+    ae.require(not args.output.exists(), f"{args.output} exists already: choose another output")
+    ae.require(0 < args.rate < 1, f"--rate must be between 0 and 1, not {args.rate}")
     ae.check_checkpoint_path(args.output)
     with load_run(args.logdir, args.data_dir) as (sess, net, data):
         detector = make_detector(sess, net, data, args.rate)

@@ -1,12 +1,4 @@
-"""Converts a trained network into a Keras model, for programs that use TensorFlow 2 or Keras.
-
-    python -m beyond.keras_model --logdir logs/AutoEncoder --output logs/digits.keras
-
-In a program that does not import autoencoder.py:
-
-    import keras
-    autoencoder = keras.saving.load_model("logs/digits.keras")
-"""
+"""Converts a trained network into a Keras model. details.md shows how a program opens it."""
 
 import json
 import sys
@@ -75,10 +67,8 @@ def without_new_keys(config):
 
 def main(args):
     """Writes the network that was trained in --logdir as a Keras model of Dense layers."""
-    if args.output.suffix != ".keras":
-        raise ae.AutoEncoderError(f"{args.output} must end in .keras")
-    if args.output.exists():
-        raise ae.AutoEncoderError(f"{args.output} exists already: choose another output")
+    ae.require(args.output.suffix == ".keras", f"{args.output} must end in .keras")
+    ae.require(not args.output.exists(), f"{args.output} exists already: choose another output")
     tf.enable_v2_behavior()
     model = keras_model(args.logdir)
     with new_path(args.output) as path:

@@ -1,10 +1,6 @@
-"""Is PCA enough? The tutorial asks it and never measures it.
+"""Is PCA enough? The tutorial asks it and never measures it: see --help.
 
-    python -m beyond.pca --help
-
-PCA with n components is the best linear way to reduce an image to n numbers. The command compares it
-with a network that has as many latents: how well each reconstructs the test images, and how often a
-test image has the label of its nearest neighbours. PCA and neighbours are scikit-learn's.
+PCA with n components is the best linear way to reduce an image to n numbers.
 """
 
 import dataclasses
@@ -107,19 +103,12 @@ def knn_accuracy(codes, test_codes, labels, test_labels, k=5):
     return (predicted == ae.as_integers(test_labels)).mean()
 
 
-def comparison_table(results, pixels_accuracy):
-    """Returns a table as text.
-
-    results: {(method, Z_n): [Result of each seed]}; pixels_accuracy: knn_accuracy of the images
-    themselves.
-    """
-    table = [["Z_n", "method", "score", "live", "5-nearest-neighbour accuracy"]]
-    for (method, Z_n), of_seeds in sorted(results.items(), key=lambda item: item[0][1]):
-        score = common.mean_sd([result.score for result in of_seeds], ".1f")
-        live = " ".join(str(result.live) for result in of_seeds)
-        accuracy = common.mean_sd([100 * result.accuracy for result in of_seeds], ".2f")
-        table.append([Z_n, method, score, live, f"{accuracy}%"])
-    return common.format_table(*table, ["", "pixels", "", "", f"{pixels_accuracy:.2%}"])
+def table_row(method, Z_n, results):
+    """Returns a row of the table. results: the Result of each seed."""
+    score = common.mean_sd([result.score for result in results], ".1f")
+    live = " ".join(str(result.live) for result in results)
+    accuracy = common.mean_sd([100 * result.accuracy for result in results], ".2f")
+    return [Z_n, method, score, live, f"{accuracy}%"]
 
 
 def main(args):
@@ -129,24 +118,23 @@ def main(args):
     data = ae.read_data_sets(args.data_dir)
     common.check_labels(data)
     base = ae.hparams_from_args(args, data)
-    hps = {}
-    for Z_n in dict.fromkeys(args.Z_ns):
-        hps[Z_n] = [dataclasses.replace(base, Z_n=Z_n, seed=seed) for seed in args.seeds]
     print(f"device: {ae.device()}")
-    results = {}
-    for Z_n, of_seeds in hps.items():
-        results["PCA", Z_n] = [evaluate_pca(data, Z_n)]
-        results["autoencoder", Z_n] = []
-        for hp in of_seeds:
-            name = f"Z_n={Z_n},seed={hp.seed}"
+    table = [["Z_n", "method", "score", "live", "5-nearest-neighbour accuracy"]]
+    for Z_n in sorted({*args.Z_ns}):
+        results = []
+        for seed in args.seeds:
+            name = f"Z_n={Z_n},seed={seed}"
             print(name)
-            net = ae.build(hp)
+            net = ae.build(dataclasses.replace(base, Z_n=Z_n, seed=seed))
             with ae.start_session(net) as sess:
                 ae.train(sess, net, data, args.logdir / name, resume=True)
-                results["autoencoder", Z_n].append(evaluate_network(sess, net, data))
+                results.append(evaluate_network(sess, net, data))
+        table.append(table_row("PCA", Z_n, [evaluate_pca(data, Z_n)]))
+        table.append(table_row("autoencoder", Z_n, results))
     train, test = data.train, data.test
-    pixels_accuracy = knn_accuracy(train.images, test.images, train.labels, test.labels)
-    print(comparison_table(results, pixels_accuracy))
+    accuracy = knn_accuracy(train.images, test.images, train.labels, test.labels)
+    table.append(["", "pixels", "", "", f"{accuracy:.2%}"])
+    print(common.format_table(*table))
 
 
 if __name__ == "__main__":

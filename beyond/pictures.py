@@ -83,8 +83,7 @@ def read_pictures(path, size, invert=False, center=False, reference=None, with_m
         left_out.append(f"left out: {found}: Pillow cannot open them{hint}")
     for line in left_out:
         print(line)
-    if not images:
-        raise ae.AutoEncoderError(f"{path} has no picture that can be read")
+    ae.require(images, f"{path} has no picture that can be read")
     by_format = "; ".join(f"{n} {format}" for format, n in formats.most_common())
     print(f"pictures: {len(images)} ({by_format})")
     return np.stack(images), files, unread
@@ -94,8 +93,7 @@ def find_files(path, with_masks=False):
     """Returns a file, or the files in a folder and its subfolders, in the order of their paths: a list; and
     lines on what is left out: hidden files and folders, folders that cannot be entered, and masks, unless
     with_masks. Raises AutoEncoderError if there is nothing at the path."""
-    if not path.exists():
-        raise ae.AutoEncoderError(f"{path} does not exist")
+    ae.require(path.exists(), f"{path} does not exist")
     if path.is_file():
         return [path], []
     files, hidden, errors = [], 0, []
@@ -306,9 +304,7 @@ def nearly_alike(images):
     one part are. If these were on both sides of a split, all test and validation images would look known."""
     n = len(images)
     if n > MAX_GROUPED:
-        print(
-            f"more than {MAX_GROUPED} pictures: shots of one part may be for training and for test"
-        )
+        print(f"more than {MAX_GROUPED} pictures: shots of one part may be in training and in test")
         return np.arange(n)
     distances = pairwise_distances(as_images(images))
     is_near = distances < ALIKE * np.median(distances)
@@ -322,18 +318,13 @@ def nearly_alike(images):
     return groups
 
 
-def labels_of(files, folder):
-    """Returns the label of each file (n,), and the names of the labels: the subfolders of `folder`,
-    sorted. If no file is in a subfolder, returns None and None."""
-    in_subfolder = [len(file.parts) > 1 for file in files]
-    if not any(in_subfolder):
-        return None, None
-    if not all(in_subfolder):
-        outside = files[in_subfolder.index(False)]
-        hint = "move it into a subfolder, or all pictures out of them"
-        raise ae.AutoEncoderError(f"{folder / outside} is in no subfolder, but others are: {hint}")
-    folders = [file.parts[0] for file in files]
+def labels_of(files):
+    """Returns the label of each file (n,), and the names of the labels: the subfolders of the first level,
+    sorted, and "." for files in none. If no file is in a subfolder, returns None and None."""
+    folders = [file.parts[0] if len(file.parts) > 1 else "." for file in files]
     names, labels = np.unique(folders, return_inverse=True)
+    if names.tolist() == ["."]:
+        return None, None
     return labels, names
 
 
@@ -351,31 +342,24 @@ def main(args):
     """Converts the pictures in FOLDER into OUTPUT.npz, for `python autoencoder.py --data_dir`. Each
     subfolder is a class. Saves a preview of ten training images beside it, which shows whether --invert
     is needed: networks learn bright ink on black more easily."""
-    if args.output.suffix != ".npz":
-        raise ae.AutoEncoderError(f"{args.output} must end in .npz")
+    ae.require(args.output.suffix == ".npz", f"{args.output} must end in .npz")
     preview = args.output.with_suffix(".png")
     for path in (args.output, preview):
-        if path.exists():
-            raise ae.AutoEncoderError(f"{path} exists already: choose another output")
+        ae.require(not path.exists(), f"{path} exists already: choose another output")
     check_output(args.output, args.folder)
-    if args.size < 2:
-        raise ae.AutoEncoderError(f"--size must be at least 2, not {args.size}")
-    if args.align and args.center:
-        raise ae.AutoEncoderError("--align and --center exclude each other")
+    ae.require(args.size >= 2, f"--size must be at least 2, not {args.size}")
+    ae.require(not (args.align and args.center), "--align and --center exclude each other")
     options = {"invert": args.invert, "center": args.center}
-    arrays = dict(options)
     if args.align:
         found, _ = find_files(args.folder, args.all)
         options["reference"] = find_reference(found, args.size, args.invert)
-        arrays["reference"] = options["reference"]
     read, files, _ = read_pictures(args.folder, args.size, **options, with_masks=args.all)
     images, files = without_copies(read, files)
-    if len(images) < MIN_PICTURES:
-        found = f"{args.folder} has {len(images)} pictures"
-        raise ae.AutoEncoderError(f"{found}, and training needs at least {MIN_PICTURES}")
-    labels, names = labels_of(files, args.folder)
+    found = f"{args.folder} has {len(images)} pictures"
+    ae.require(len(images) >= MIN_PICTURES, f"{found}, and training needs at least {MIN_PICTURES}")
+    labels, names = labels_of(files)
     train, test = split(images)
-    arrays |= {"x_train": images[train], "x_test": images[test]}
+    arrays = options | {"x_train": images[train], "x_test": images[test]}
     if labels is not None:
         arrays |= {"y_train": labels[train], "y_test": labels[test], "class_names": names}
     first_images = as_images(arrays["x_train"][:10])

@@ -41,29 +41,22 @@ def read_images(path, data_path, X_n, invert, center, with_masks):
             array = np.load(path)
         except Exception as e:  # NumPy raises a dozen kinds for damaged files
             raise ae.AutoEncoderError(f"{path} cannot be read: {e}") from None
-        ae.require(isinstance(array, np.ndarray), f"{path} is not one array")
         images = ae.make_data_set(array, None, str(path)).images
         if images.shape[1] != X_n:
             raise ae.AutoEncoderError(f"{path} has images of {images.shape[1]} pixels, not {X_n}")
         return images, list(map(str, range(len(images)))), []
     if data_path.suffix == ".npz":
         with np.load(data_path) as arrays:
-            made_with = {name: bool(arrays[name]) for name in options if name in arrays}
-            for name, value in made_with.items():
-                if options[name] and not value:
-                    raise ae.AutoEncoderError(f"{data_path} was made without --{name}")
-            options |= made_with
+            for name in options.keys() & arrays.keys():
+                is_given = options[name]
+                options[name] = bool(arrays[name])
+                ae.require(options[name] or not is_given, f"{data_path} was made without --{name}")
             if "reference" in arrays:
                 options["reference"] = arrays["reference"]
     size = round(X_n**0.5)
-    if size**2 != X_n:
-        raise ae.AutoEncoderError(f"the network's images are not square: they have {X_n} pixels")
+    ae.require(size**2 == X_n, f"the network's images are not square: they have {X_n} pixels")
     pictures, files, unread = read_pictures(path, size, **options, with_masks=with_masks)
-    return (
-        as_images(pictures),
-        [as_text(file) for file in files],
-        [as_text(file) for file in unread],
-    )
+    return as_images(pictures), list(map(as_text, files)), list(map(as_text, unread))
 
 
 def as_text(file):
@@ -100,9 +93,8 @@ def print_fit(sess, net, data):
         print(f"its score of training images is only {train_score:.1f}: it is overfitted")
     if score > 0.8 * mean_score:
         hint = "more pictures, or pictures that are more alike" if is_overfit else "more epochs"
-        print(
-            f"the network is hardly better than the mean picture, so do not trust it: it needs {hint}"
-        )
+        print("the network is hardly better than the mean picture, so do not trust it:")
+        print(f"it needs {hint}")
 
 
 def folder_table(folders, flags, scores):
@@ -135,13 +127,9 @@ def print_difference(images, validation):
     of the training, (m, X_n)"""
     means = [f"{part.mean():.2f} ± {part.std(axis=1).mean():.2f}" for part in (images, validation)]
     print(f"more than half is flagged. Mean grey and contrast: {means[0]}, in training {means[1]}.")
-    print(
-        "If these pictures are normal, likely reasons: another part, place or light than in training;"
-    )
-    print(
-        "several shots of each part in training; --invert or --center missing, if the network was"
-    )
-    print("not trained on what beyond.pictures made")
+    print("If these pictures are normal, likely reasons: another part, place or light than in")
+    print("training; several shots of each part in training; --invert or --center missing, if the")
+    print("network was not trained on what beyond.pictures made")
 
 
 def title(name, score, mark):
@@ -201,8 +189,8 @@ def main(args):
     """Scores how abnormal PICTURES are, by the network in --logdir and by baselines, in standard deviations
     of the validation images. Flags those whose score exceeds that of 95% of these; with --rate 0.01, of
     99%. Pictures are made grey and fitted into the size of the network's images."""
-    if not 1 <= args.show <= 50:
-        raise ae.AutoEncoderError(f"--show must be from 1 to 50, not {args.show}")
+    ae.require(0 < args.rate < 1, f"--rate must be between 0 and 1, not {args.rate}")
+    ae.require(1 <= args.show <= 50, f"--show must be from 1 to 50, not {args.show}")
     with common.load_run(args.logdir, args.data_dir) as (sess, net, data):
         folder = args.output or args.logdir / "screened"
         common.check_output(folder, args.pictures)

@@ -106,8 +106,7 @@ KINDS = {"plates": plates, "digits": digits}
 def main(args):
     """Generates pictures that resemble photographs into FOLDER: `plates`, 3,000 good metal plates for
     training, and for test good ones and ones with a defect; or `digits`, 200 digits on paper."""
-    if args.folder.exists():
-        raise ae.AutoEncoderError(f"{args.folder} exists already: choose another folder")
+    ae.require(not args.folder.exists(), f"{args.folder} exists already: choose another folder")
     with new_path(args.folder) as folder:
         for name, picture in progress_bar("drawing", KINDS[args.kind]()):
             path = folder / name

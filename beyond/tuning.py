@@ -1,14 +1,10 @@
 """Tunes the hyperparameters with Optuna, by the eight steps that the tutorial describes but does not
 implement: the validation images choose, and the best network is evaluated on the test images, once.
 
-    python -m beyond.tuning --help
-
 A trial is a training with hyperparameters that Optuna's TPE sampler suggests: at random in the
 first ten trials, and then by the results of the earlier ones. Once five trials are complete, later
 ones can be pruned, that is, stopped early: after the second or a later epoch, if the lowest validation
 loss so far is above the median of the complete trials after as many epochs.
-
-The study is kept in logdir/journal.log. The same command continues it.
 """
 
 import dataclasses
@@ -51,8 +47,7 @@ def tune(data, logdir, trials=20, base=ae.RECIPES["tutorial"], space=SPACE):
     was made with other images, another `base` or another space, if its journal ends in half a line, or
     if no trial is complete.
     """
-    if not space:
-        raise ae.AutoEncoderError("there is nothing to search: all hyperparameters are given")
+    ae.require(space, "there is nothing to search: all hyperparameters are given")
     study = open_study(data, logdir, base, space)
     while len(study.get_trials(states=FINISHED)) < trials:
         trial = study.ask(space)

@@ -1,12 +1,4 @@
-"""Trains another kind of autoencoder than the tutorial's, and a plain one with the same hyperparameters to
-compare it with.
-
-    python -m beyond.variants --help
-
-The kinds are those of beyond.kinds. Z is linear by default, and kind sparse has 100 latents. The
-command leaves reconstruction.png in the run's folder, which shows what the kind is for; and plane.png
-if Z has two numbers.
-"""
+"""Trains a kind of autoencoder of beyond.kinds, and a plain one to compare it with: see --help."""
 
 import dataclasses
 import shlex
@@ -152,25 +144,20 @@ def evaluate(sess, net, kind, test):
         total = cross_entropy + divergence
         parts = f"cross entropy {cross_entropy:.2f} + divergence {divergence:.2f}"
         print(f"minus the ELBO: {total:.2f} nats per test image = {parts}")
-        print(
-            "the validation losses above are not that: they are of the mean of Z, and of 100 images"
-        )
+        print("the validation losses above are another number: of the mean of Z, and of 100 images")
 
 
 def main(args):
     """Trains an autoencoder of another KIND than the tutorial's, and a plain one with the same
     hyperparameters, which is not kept. Z is linear by default, and kind sparse has 100 latents.
     Evaluates both on the test images, also with noise, and with half of the pixels set to 0 and the
-    others doubled. Draws what the kind is for."""
+    others doubled. Draws what the kind is for, reconstruction.png; and the plane of Z, plane.png, if Z
+    has two numbers."""
     data = ae.read_data_sets(args.data_dir)
     hp = ae.hparams_from_args(args, data)
     if args.kind == "sparse" and "Z_n" not in args:
         hp = dataclasses.replace(hp, Z_n=100)
     logdir = args.logdir or Path("logs", args.kind)
-    if args.resume and ae.read_run(logdir):
-        _, _, kind = common.open_network(logdir)
-        message = f"the run in {logdir} is {kind}, not {args.kind}: use another logdir"
-        ae.require(kind == args.kind, message)
     print(f"device: {ae.device()}")
     firsts = ae.first_of_each(data.test.labels)
     inputs = {"X": data.test.images[firsts]}
