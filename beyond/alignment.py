@@ -32,7 +32,7 @@ class Pose(NamedTuple):
 
 def make_reference(pictures, size):
     """Returns the median of aligned pictures, with which `align` compares others: (size, size), floats from
-    0 to 200. pictures: Pillow images of mode L, each with an object, which will be turned as in the first."""
+    0 to 200. The object is turned as in the first. pictures: Pillow images of mode L, each with an object."""
     reference = placed(pictures[0], find_object(pictures[0]), size)
     for _ in range(2):
         bar = progress_bar("aligning", pictures)
@@ -100,9 +100,9 @@ def least_squares(columns, image):
 
 
 def find_object(picture):
-    """Returns the Pose of the object in a Pillow image of mode L, with angle 0. What is brighter, or what is
-    darker, than Otsu's threshold lies within the picture, and most of it is the object. Raises ValueError
-    if it is not so."""
+    """Returns the Pose of the object in a Pillow image of mode L, with angle 0. The object is most of what is
+    brighter, or of what is darker, than Otsu's threshold, and hardly reaches the edge of the picture.
+    Raises ValueError if there is no such object."""
     grey = np.asarray(picture)
     is_bright = grey > otsu_threshold(grey)
     edge = np.ones(grey.shape, bool)

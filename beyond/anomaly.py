@@ -146,8 +146,8 @@ def distance_to_neighbours(Z, codes):
 
 
 def joined(normal, abnormal):
-    """Returns normal images (m, X_n) and abnormal ones, {kind: (l, X_n)}, as one array (n, X_n), and the kind
-    of each: "normal", or the key (n,)."""
+    """Returns normal images (m, X_n) and abnormal ones, {kind: (l, X_n)}, as one array (n, X_n), and the
+    kind of each: "normal", or the key (n,)."""
     parts = {"normal": normal} | abnormal
     counts = [len(images) for images in parts.values()]
     return np.concatenate([*parts.values()]), np.repeat([*parts], counts)
@@ -165,7 +165,7 @@ def aurocs(scores, kinds):
 
 
 def network_aurocs(sess, net, data, images, kinds):
-    """Returns what `aurocs` does, of the scores of images (n, X_n) by a network that was trained on `data`."""
+    """Returns what `aurocs` does, of the scores of images (n, X_n) by a network trained on `data`."""
     scores, _ = detect(sess, net, images, make_detector(sess, net, data))
     return aurocs(scores, kinds)
 

@@ -15,7 +15,7 @@ tf = ae.tf
 
 def export(sess, net, folder, detector, score=SCORE):
     """Writes the SavedModel into a new folder. detector: a Detector of beyond.anomaly, in the graph
-    of net. score: the name of that by which detect decides.
+    of net. score: the name of the score by which detect decides.
 
     Weights stay variables: for constants, TensorFlow has other kernels, which round differently.
     Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.

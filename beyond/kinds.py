@@ -13,8 +13,9 @@ MASKED_SHARE = 0.5  # of masking
 
 # ---- Random numbers ------------------------------------------------------------------------------
 
-# They are a function of hp.seed, the global step, and a number for each use in a graph. So feed_loop and
-# the compiled loop draw the same, up to rounding, and a resumed run draws what it would have drawn without a stop.
+# They are a function of hp.seed, the global step, and a number for each use in a graph. So feed_loop
+# and the compiled loop draw the same, up to rounding, and a resumed run draws what it would have
+# drawn without a stop.
 
 
 def uniform(shape, hp, use=0):

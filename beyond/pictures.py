@@ -39,7 +39,7 @@ with contextlib.suppress(ImportError):
 
 MIN_PICTURES = 15  # of which 11 are for training, 1 is for validation and 3 are for test
 HIDDEN = (".", "@eaDir")  # starts of the names of what programs keep beside pictures
-DARK = 64  # of 255: 12 or 14 bits of 16 are less
+DARK = 64  # of 255: a file of 16 bits that holds data of 12 or 14 is darker
 MASK_NAMES = ("_gt", "_mask")  # ends of names
 MASK_FOLDERS = {"ground_truth", "mask", "masks"}
 ALIKE = 0.3  # of the median distance of two pictures: those that are nearer are nearly alike
@@ -288,10 +288,10 @@ def without_copies(images, files):
 
 
 def split(images):
-    """Divides images (n, size, size) into training images and a fifth for test, at random, because the order
-    in the folder may have a meaning. Groups of nearly_alike follow each other, so that at most one is
-    divided between training and test, and one between training and its first images, those for
-    validation. Returns the indices of both."""
+    """Divides images (n, size, size) at random, because the order in the folder may have a meaning. Returns
+    the indices of the training images, and of a fifth for test. Groups of nearly_alike follow each other,
+    so that at most one is divided between training and test, and one between training and its first
+    images, those for validation."""
     groups = nearly_alike(images)
     order = np.random.default_rng(0).permutation(len(images))[groups]
     rows = np.argsort(order, kind="stable")

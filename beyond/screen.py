@@ -3,7 +3,7 @@
     python -m beyond.screen PICTURES [--logdir logs/AutoEncoder] [--invert] [--center]
 
 Writes screened.png, of the most abnormal pictures, and scores.csv (file, flag, the deciding score, and
-all scores by their names) into LOGDIR/screened. If the pictures are in subfolders, prints how abnormal those of each are.
+all scores by their names) into LOGDIR/screened.
 """
 
 import csv
@@ -133,7 +133,7 @@ def print_difference(images, validation):
 
 
 def title(name, score, mark):
-    """Returns the title of a picture: its folder and its name, each shortened at the front, and its score."""
+    """Returns the title of a picture: its folder, its name, both shortened at the front, and its score."""
     parts = [part if len(part) <= 15 else f"…{part[-14:]}" for part in Path(name).parts]
     return "\n".join([*parts[-2:], f"{score:.1f}{mark}"])
 

@@ -52,7 +52,7 @@ def evidence(sess, net, images):
     training. Their sum is minus the evidence lower bound (ELBO)."""
     names = ("loss/cross_entropy:0", "divergence/sum:0")
     parts = [net.X.graph.get_tensor_by_name(name) for name in names]
-    # At once, because all minibatches would get the same noise.
+    # In one call, because each call would draw the same noise.
     sums = sess.run(parts, {net.X: images, **net.training_feed})
     return np.float64(sums) / len(images)
 
