@@ -6,7 +6,7 @@ et al., 2022), of pixels in place of the features of a pretrained network.
 
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.metrics import pairwise_distances_argmin_min
+from sklearn.metrics import pairwise_distances, pairwise_distances_argmin_min
 from sklearn.neighbors import NearestNeighbors
 
 import autoencoder as ae
@@ -17,7 +17,7 @@ NAMES = ("PCA", "cosine", "Euclidean", "patches", "random-convolutions")
 NEIGHBOURS = 5
 NEIGHBOUR_IMAGES = 60000  # the training images among which neighbours are looked for
 PATCH = 7
-PATCH_IMAGES = 1000  # the training and validation images whose patches are compared
+PATCH_IMAGES = 1000  # the training images whose patches are compared
 FILTERS = 64
 FILTER = 5
 POOL = 4
@@ -44,7 +44,7 @@ def make_baselines(data, components):
     for metric in ("cosine", "euclidean"):
         nearest = NearestNeighbors(n_neighbors=n, algorithm="brute", metric=metric).fit(neighbours)
         functions.append(lambda images, nearest=nearest: nearest.kneighbors(images)[0].mean(axis=1))
-    functions.append(make_patches(train[:PATCH_IMAGES], data.validation.images[:PATCH_IMAGES]))
+    functions.append(make_patches(train[:PATCH_IMAGES]))
     functions.append(make_random_convolutions(train[:CONVOLUTION_IMAGES]))
     return dict(zip(NAMES, functions))
 
@@ -57,27 +57,39 @@ def windows(images, size):
     return np.lib.stride_tricks.sliding_window_view(images, sides, axis=(1, 2))
 
 
-def make_patches(train, validation):
-    """Returns the function of method patches. train, validation: (n, X_n)"""
+def make_patches(train):
+    """Returns the function of method patches. train: (n, X_n)"""
     references = windows(train, PATCH)
-    height, width, rows, columns = references.shape[1:]
+    n, height, width, rows, columns = references.shape
     places = [(y, x) for y in patch_places(height) for x in patch_places(width)]
+
+    def near(y, x):
+        """Returns the patches of the training images near a place: (n x places, pixels)."""
+        patches = references[:, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+        return patches.reshape(-1, rows * columns)
 
     def distances(images):
         """(m, X_n) -> (m, places)"""
         patches = windows(images, PATCH)
         found = []
         for y, x in progress_bar("patches", places):
-            near = references[:, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
-            near = near.reshape(-1, rows * columns)
             of_images = patches[:, y, x].reshape(-1, rows * columns)
-            found.append(pairwise_distances_argmin_min(of_images, near)[1])
+            found.append(pairwise_distances_argmin_min(of_images, near(y, x))[1])
         return np.stack(found, axis=1)
 
-    usual = distances(validation)
-    median = np.median(usual, axis=0)
+    # What is usual are the distances of a training image to the others. Those of the validation images
+    # have to be like those of new images, because their scores become the threshold.
+    usual = []
+    for y, x in progress_bar("patches", places):
+        of_train = references[:, y, x].reshape(n, rows * columns)
+        to_patches = pairwise_distances(of_train, near(y, x))
+        to_images = to_patches.reshape(n, n, -1).min(axis=2)
+        np.fill_diagonal(to_images, np.inf)
+        usual.append(to_images.min(axis=1))
+    median = np.median(usual, axis=1)
+    sd = np.std(usual, axis=1)
     # More than the standard deviation of the place, which is 0 where images are all alike.
-    sd = usual.std(axis=0) + 0.1 * usual.std(axis=0).mean() + 0.01 * median.mean() + 1e-6
+    sd = sd + 0.1 * sd.mean() + 0.01 * median.mean() + 1e-6
     return lambda images: np.maximum(0, (distances(images) - median) / sd).max(axis=1)
 
 
