@@ -353,7 +353,11 @@ def main(args):
     if args.align:
         found, _ = find_files(args.folder, args.all)
         options["reference"] = find_reference(found, args.size, args.invert)
-    read, files, _ = read_pictures(args.folder, args.size, **options, with_masks=args.all)
+    read, files, unread = read_pictures(args.folder, args.size, **options, with_masks=args.all)
+    if len(unread) > len(files) / 10:
+        print(
+            f"{len(unread)} pictures are left out. Look at the preview: do the flags suit the others?"
+        )
     images, files = without_copies(read, files)
     found = f"{args.folder} has {len(images)} pictures"
     ae.require(len(images) >= MIN_PICTURES, f"{found}, and training needs at least {MIN_PICTURES}")
@@ -369,6 +373,7 @@ def main(args):
     if labels is not None:
         table = zip(range(len(names)), names, np.bincount(labels))
         print(format_table(["label", "class", "pictures"], *table))
+        print("the training takes all of them. For screening, all have to be normal")
     print(f"{len(train)} training and {len(test)} test images: {args.output}; preview: {preview}")
     epochs = max(10, 1000 // (1 + len(train) // 50))  # 1,000 minibatches of 50
     logdir = shlex.quote(f"logs/{args.output.stem}-run")

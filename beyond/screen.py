@@ -92,9 +92,9 @@ def print_fit(sess, net, data):
     if is_overfit:
         print(f"its score of training images is only {train_score:.1f}: it is overfitted")
     if score > 0.8 * mean_score:
-        hint = "more pictures, or pictures that are more alike" if is_overfit else "more epochs"
+        hint = "more pictures, fewer epochs, or pictures that are more alike"
         print("the network is hardly better than the mean picture, so do not trust it:")
-        print(f"it needs {hint}")
+        print(f"it needs {hint if is_overfit else 'more epochs'}")
 
 
 def folder_table(folders, flags, scores):
@@ -118,6 +118,7 @@ def print_aurocs(kinds, scores, score):
     best = max(means, key=means.get)
     if means[best] < 0.75:
         print(f"no score finds them well: the highest mean is that of {best}, {means[best]:.3f}")
+        print("(below 0.5: the abnormal pictures have lower scores than the normal ones)")
     elif means[best] > means[score] + 0.005:
         print(f"{best} has the highest mean, {means[best]:.3f}: --score {best} flags by it")
 
@@ -128,8 +129,8 @@ def print_difference(images, validation):
     means = [f"{part.mean():.2f} ± {part.std(axis=1).mean():.2f}" for part in (images, validation)]
     print(f"more than half is flagged. Mean grey and contrast: {means[0]}, in training {means[1]}.")
     print("If these pictures are normal, likely reasons: another part, place or light than in")
-    print("training; several shots of each part in training; --invert or --center missing, if the")
-    print("network was not trained on what beyond.pictures made")
+    print("training; several shots of each part in training; dark on bright and bright on dark")
+    print("(--invert), or not centered (--center)")
 
 
 def title(name, score, mark):
@@ -180,8 +181,10 @@ def print_folders(names, scores, flags_by, score):
     else:
         rows = [(name, by.sum(), (by & flags).sum()) for name, by in flags_by.items()]
         print(common.format_table(("score", "flagged", f"by {score}, too"), *rows))
-        print("a score that flags the same pictures as others can be trusted more. To know how")
-        print(f"well each finds them, screen subfolders: normal ({NORMAL_FOLDERS[0]}) and others")
+        print(
+            "scores that flag the same pictures agree. Those that do not may be right as well: to"
+        )
+        print(f"know how well each finds them, screen subfolders: {NORMAL_FOLDERS[0]}, and others")
     return is_normal
 
 
@@ -221,7 +224,8 @@ def main(args):
     above = f"{args.score} above {detector.thresholds[args.score]:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
     print(f"which {k} of {n} validation images of {data.path} may exceed. So, of new normal")
-    print(f"pictures, {chance(k, n)} are flagged, with a probability of 90%")
+    print(f"pictures, {chance(k, n)} are flagged, with a probability of 90%, if the validation")
+    print("images differ from each other as the new ones do")
     if unread:
         print(f"not scored: {len(unread)}, named in scores.csv: look at them, too")
     print(f"picture and scores: screened.png and scores.csv in {folder}")

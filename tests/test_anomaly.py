@@ -128,6 +128,14 @@ def test_plain_methods_are_those_of_numpy():
         np.testing.assert_allclose(found[name], values, rtol=1e-4)
 
 
+def test_few_validation_images_are_like_new_ones_to_patches():
+    images = np.random.RandomState(0).rand(400, 400).astype(np.float32)
+    parts = [ae.DataSet(images[rows]) for rows in (slice(180), slice(180, 200), slice(200, None))]
+    patches = baselines.make_baselines(ae.DataSets(*parts), components=3)["patches"]
+    highest = patches(parts[1].images).max()
+    assert (patches(parts[2].images) > highest).mean() < 0.15  # 1 / 21 is expected
+
+
 def test_random_convolutions_by_scipy_and_numpy():
     rs = np.random.RandomState(0)
     train, test = rs.rand(900, 64).astype(np.float32), rs.rand(6, 64).astype(np.float32)
