@@ -130,10 +130,10 @@ def test_plain_methods_are_those_of_numpy():
 
 def test_few_validation_images_are_like_new_ones_to_patches():
     images = np.random.RandomState(0).rand(400, 400).astype(np.float32)
-    parts = [ae.DataSet(images[rows]) for rows in (slice(180), slice(180, 200), slice(200, None))]
+    parts = [ae.DataSet(images[rows]) for rows in (slice(196), slice(196, 200), slice(200, None))]
     patches = baselines.make_baselines(ae.DataSets(*parts), components=3)["patches"]
     highest = patches(parts[1].images).max()
-    assert (patches(parts[2].images) > highest).mean() < 0.15  # 1 / 21 is expected
+    assert (patches(parts[2].images) > highest).mean() < 0.5  # a fifth is expected
 
 
 def test_random_convolutions_by_scipy_and_numpy():
