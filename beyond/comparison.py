@@ -79,7 +79,7 @@ def main(args):
     """Trains each kind of autoencoder for each seed, and also plain and tied ones with as many latents or
     weights as others have. Prints a table of what they can do. Z is linear by default. Draws what each
     network of the last seed makes of noisy test images, kinds.png in --logdir. beyond/README.md
-    explains the columns. Takes seven minutes for each seed on two cores."""
+    explains the columns. Takes nine minutes for each seed on two cores."""
     data = ae.read_data_sets(args.data_dir)
     common.check_labels(data)
     base = ae.hparams_from_args(args, data)
