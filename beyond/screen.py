@@ -181,10 +181,10 @@ def print_folders(names, scores, flags_by, score):
     else:
         rows = [(name, by.sum(), (by & flags).sum()) for name, by in flags_by.items()]
         print(common.format_table(("score", "flagged", f"by {score}, too"), *rows))
+        print("scores that flag the same pictures agree. Those that do not may be right as well:")
         print(
-            "scores that flag the same pictures agree. Those that do not may be right as well: to"
+            f"to know how well each finds them, screen subfolders: {NORMAL_FOLDERS[0]}, and others"
         )
-        print(f"know how well each finds them, screen subfolders: {NORMAL_FOLDERS[0]}, and others")
     return is_normal
 
 

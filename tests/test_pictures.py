@@ -159,6 +159,13 @@ def test_what_is_skipped_left_out_or_read_in_part_is_named(tmp_path, capfd):
         assert len(arrays["x_train"]) + len(arrays["x_test"]) == 23
 
 
+def test_pictures_outside_of_subfolders_are_a_class_of_their_own():
+    files = [Path("x.png"), Path("b/y.png"), Path("b/deep down/z.png")]
+    labels, names = pictures.labels_of(files)
+    assert labels.tolist() == [0, 1, 1] and names.tolist() == [".", "b"]
+    assert pictures.labels_of(files[:1]) == (None, None)
+
+
 def test_several_shots_of_one_part_stay_together(tmp_path, capfd):
     parts = RS.randint(0, 100, (60, SIZE, SIZE))
     for i in range(300):
