@@ -669,11 +669,11 @@ def loss_and_Z(sess, net, images):
     return REPORTED_IMAGES * sum(map(float, losses)) / len(images), np.concatenate(Z)
 
 
-def run_batches(sess, fetches, placeholder, rows, batch_size, feed=types.MappingProxyType({})):
-    """Feeds rows to a placeholder, batch_size at a time, and `feed`. Yields each batch and its results."""
+def run_batches(sess, fetches, placeholder, rows, batch_size):
+    """Feeds rows to a placeholder, batch_size at a time. Yields each batch and its results."""
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        yield batch, sess.run(fetches, {placeholder: batch, **feed})
+        yield batch, sess.run(fetches, {placeholder: batch})
 
 
 def run_images(sess, net, fetches, images):
@@ -897,7 +897,7 @@ def variable_handles(variables):
     return {variable.handle.name: variable.handle for variable in variables}
 
 
-def subgraph(fetches, fed=()):
+def subgraph(fetches, fed):
     """Returns the GraphDef of what tensors or operations need, without variables and what is fed."""
     operations = ancestors(fetches) - {tensor.op for tensor in fed}
     names = {op.name for op in operations if op.type != "VarHandleOp"}
@@ -1255,8 +1255,9 @@ def user_path(text):
     return Path(os.path.expanduser(text))  # an unknown ~user stays
 
 
-def add_hparams(parser):
-    """Adds --recipe, and a flag for each hyperparameter that the data does not determine."""
+def add_hparams(parser, **defaults):
+    """Adds --recipe, and a flag for each hyperparameter that the data does not determine. defaults: those
+    that differ from the recipe's."""
     parser.usage = "%(prog)s [options]"  # the list of all flags would be long
     fields = [f for f in dataclasses.fields(HParams) if f.name not in ("X_n", "train_n")]
     tuned = RECIPES["tuned"]
@@ -1267,7 +1268,8 @@ def add_hparams(parser):
     group.add_argument("--recipe", choices=RECIPES, default="tutorial", metavar="NAME", help=help)
     for field in fields:
         is_list = isinstance(field.default, tuple)
-        values = field.default if is_list else [field.default]
+        default = defaults.get(field.name, field.default)
+        values = default if is_list else [default]
         choices = field.metadata["choices"]
         description = field.metadata["help"] + (f": {' or '.join(choices)}" if choices else "")
         group.add_argument(
@@ -1275,7 +1277,7 @@ def add_hparams(parser):
             type=type(values[0]),
             nargs="+" if is_list else None,
             choices=choices or None,
-            default=argparse.SUPPRESS,
+            default=defaults.get(field.name, argparse.SUPPRESS),
             metavar={int: "N", float: "REAL", str: "NAME"}[type(values[0])],
             help=f"{description} (default: {' '.join(map(str, values))})",
         )

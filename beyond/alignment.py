@@ -54,7 +54,7 @@ def align(picture, reference):
     is_inside = placed(white, pose._replace(background=0), size) == 255
     plane = light(size)
     of_light = reference[..., None] * plane
-    factors = least_squares(of_light[is_inside], image[is_inside])
+    factors = np.linalg.lstsq(of_light[is_inside], image[is_inside])[0]
     evened = (image / np.clip(plane @ factors, 0.1, 10)).clip(0, 255)
     return np.where(is_inside, evened, reference)
 
@@ -75,9 +75,10 @@ def aligned_pose(picture, reference):
     # How the reference changes if it is shifted, enlarged and turned, and its light becomes uneven.
     of_pose = np.stack([right, down, right * x + down * y, down * x - right * y], axis=-1)
     changes = np.concatenate([of_pose, reference[..., None] * plane], axis=-1)
+    changes = changes.reshape(size**2, -1)
     for _ in range(STEPS):
         difference = placed(picture, pose, size) - reference
-        shift_x, shift_y, growth, turn, *_ = least_squares(changes, difference)
+        shift_x, shift_y, growth, turn, *_ = np.linalg.lstsq(changes, difference.ravel())[0]
         shift = rotation(pose.angle) @ [shift_x, shift_y] * RADII * pose.radius
         pose = pose._replace(
             center=pose.center - shift,
@@ -92,11 +93,6 @@ def light(size):
     (size, size, 3)"""
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     return np.stack([np.ones_like(x), x, y], axis=-1)
-
-
-def least_squares(columns, image):
-    """Returns the factors (n,) by which columns (..., n) add up to an image (...), nearly."""
-    return np.linalg.lstsq(columns.reshape(image.size, -1), image.ravel())[0]
 
 
 def find_object(picture):

@@ -30,7 +30,7 @@ DISTANCE_IMAGES = 3000  # with fewer training images, `distance` is hardly bette
 class Detector(NamedTuple):
     tensors: dict  # {name of a score: tensor (batch,)}, in the graph of the network
     thresholds: dict  # {name of a score: the highest value that is not flagged}
-    variance: np.ndarray  # (X_n,), see usual_variance
+    usual: np.ndarray  # (X_n,), see usual_squares
 
 
 def make_detector(sess, net, data, rate=0.05, baselines=None):
@@ -41,13 +41,13 @@ def make_detector(sess, net, data, rate=0.05, baselines=None):
     baselines: what make_baselines returns.
     """
     train = data.train.images[:NEIGHBOUR_IMAGES]
-    variance = usual_variance(sess, net, train)
+    usual = usual_squares(sess, net, train)
     with net.X.graph.as_default(), tf.name_scope("scores"):
-        values = network_scores(sess, net, train, variance)
+        values = network_scores(sess, net, train, usual)
         values |= {name: in_graph(baseline, net.X) for name, baseline in (baselines or {}).items()}
         # What is added is small, but more than rounding.
         logs = {name: tf.log(value + 1e-4) for name, value in values.items()}
-        of_normal = common.run_batches(sess, logs, net.X, data.validation.images, "scoring")
+        of_normal = common.run_batches(sess, net, logs, data.validation.images, "scoring")
         tensors, normal = {}, {}
         for name, tensor in logs.items():
             median = np.median(of_normal[name])
@@ -64,14 +64,14 @@ def make_detector(sess, net, data, rate=0.05, baselines=None):
         # The smallest score that at most `rate` exceed, and more than rounding changes.
         quantile = np.quantile(values, 1 - rate, method="inverted_cdf")
         thresholds[name] = float(quantile) + 0.001
-    return Detector(tensors, thresholds, variance)
+    return Detector(tensors, thresholds, usual)
 
 
-def network_scores(sess, net, train, variance):
+def network_scores(sess, net, train, usual):
     """Adds the network's own scores of the images in net.X to the default graph, as README.md defines them
     but without logarithms. Returns {name: tensor (batch,)}.
 
-    train: training images (n, X_n), whose Z become a constant of the graph; variance: see usual_variance.
+    train: training images (n, X_n), whose Z become a constant of the graph; usual: see usual_squares.
     """
     # Copies of an image would be neighbours of each other, at distance 0.
     codes = common.encode_images(sess, net, np.unique(train, axis=0))
@@ -85,7 +85,7 @@ def network_scores(sess, net, train, variance):
     return {
         "error": tf.reduce_sum(squares, axis=1) / 2,
         "reconstruction": largest_in_window(squares) / ink,
-        "local": largest_in_window(squares / variance),
+        "local": largest_in_window(squares / usual),
         "brightness": tf.maximum(too_bright, too_dark),
         "distance": distance_to_neighbours(net.Z - black, codes - black),
     }
@@ -94,7 +94,7 @@ def network_scores(sess, net, train, variance):
 def detect(sess, net, images, detector):
     """Scores images (n, X_n) by a Detector. Returns the scores, {name: (n,)}, and whether each image is
     abnormal by each score, {name: (n,)}."""
-    scores = common.run_batches(sess, detector.tensors, net.X, images, "scoring")
+    scores = common.run_batches(sess, net, detector.tensors, images, "scoring")
     thresholds = detector.thresholds
     # Also abnormal if a score is NaN.
     return scores, {name: ~(values <= thresholds[name]) for name, values in scores.items()}
@@ -113,10 +113,10 @@ def in_graph(baseline, X):
     return tf.numpy_function(lambda images: np.float32(baseline(images)), [X], tf.float32)
 
 
-def usual_variance(sess, net, images):
+def usual_squares(sess, net, images):
     """Returns v + mean of v: (X_n,). v is the mean of (G - X)^2 of a pixel over images (n, X_n). Where it is
     nearly 0, a small error would be many times the usual one. The mean of v prevents that."""
-    G = common.run_batches(sess, net.G, net.X, images, "reconstructing")
+    G = common.run_batches(sess, net, net.G, images, "reconstructing")
     v = np.square(G - images).mean(axis=0)
     return v + v.mean() + 1e-9  # not 0, if G is X
 
@@ -191,8 +191,8 @@ def cases(experiment, data):
     parts = [data.train, data.validation, data.test]
     labels = np.unique(data.train.labels)
     same = all(np.array_equal(labels, np.unique(part.labels)) for part in parts)
-    if not same or len(labels) == 1:
-        raise ae.AutoEncoderError(f"{data.path} needs two labels or more, each in all three parts")
+    needed = "two labels or more, each in all three parts"
+    ae.require(same and len(labels) > 1, f"{data.path} needs {needed}")
     one_normal = experiment == "one-normal"
     for label in labels:
         normal = [part.subset((part.labels == label) == one_normal) for part in parts]
@@ -269,14 +269,13 @@ def mean_table(by_case, names, kinds):
     """
     table = [["score", *kinds, "worst"]]
     for name in names:
-        row = [name]
-        means = []
+        of_seeds = {}
         for kind in kinds:
             values = [[found[name, kind] for found in by_seed] for by_seed in by_case]
-            of_seeds = np.mean(values, axis=0)
-            means.append(of_seeds.mean())
-            row.append(common.mean_sd(of_seeds, ".3f"))
-        table.append([*row, f"{min(means):.3f}"])
+            of_seeds[kind] = np.mean(values, axis=0)
+        worst = min(values.mean() for values in of_seeds.values())
+        cells = [common.mean_sd(values, ".3f") for values in of_seeds.values()]
+        table.append([name, *cells, f"{worst:.3f}"])
     return common.format_table(*table)
 
 

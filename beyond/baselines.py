@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import autoencoder as ae
 from beyond.common import progress_bar
-from beyond.pca import decode_by_pca, fit_pca
+from beyond.pca import fit_pca, reconstruct_by_pca
 
 NAMES = ("PCA", "cosine", "Euclidean", "patches", "random-convolutions")
 NEIGHBOURS = 5
@@ -35,8 +35,7 @@ def make_baselines(data, components):
     pca = fit_pca(train, components)
 
     def pca_error(images):
-        reconstructions = decode_by_pca(pca, pca.transform(images))
-        return np.square(reconstructions - images).sum(axis=1)
+        return np.square(reconstruct_by_pca(pca, images) - images).sum(axis=1)
 
     functions = [pca_error]
     neighbours = train[:NEIGHBOUR_IMAGES]

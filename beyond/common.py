@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 import tempfile
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -86,7 +87,9 @@ def progress_bar(description, iterable=None, total=None):
     stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
     is_hidden = not ae.is_interactive(stream)
     delay = 0 if iterable is None else 1  # a cleared bar leaves an empty line in a notebook
-    return tqdm(iterable, description, total, False, stream, delay=delay, disable=is_hidden)
+    return tqdm(
+        iterable, description, total, leave=False, file=stream, delay=delay, disable=is_hidden
+    )
 
 
 def train_with_bar(sess, net, data, logdir=None, on_epoch=None, loop=None):
@@ -104,13 +107,13 @@ def train_with_bar(sess, net, data, logdir=None, on_epoch=None, loop=None):
         )
 
 
-def run_batches(sess, fetches, placeholder, rows, description):
-    """Returns what the session computes from rows, 1,000 at a time, with a bar.
+def run_batches(sess, net, fetches, images, description):
+    """Returns what the session computes from images (n, X_n), 1,000 at a time, with a bar.
 
     fetches: a tensor (batch, ...), or a dict of such. Returns an array (n, ...), or a dict of such.
     """
-    batches = ae.run_batches(sess, fetches, placeholder, rows, 1000)
-    bar = progress_bar(description, batches, total=math.ceil(len(rows) / 1000))
+    batches = ae.run_batches(sess, fetches, net.X, images, 1000)
+    bar = progress_bar(description, batches, total=math.ceil(len(images) / 1000))
     return ae.tf.nest.map_structure(
         lambda *parts: np.concatenate(parts), *[result for _, result in bar]
     )
@@ -118,22 +121,14 @@ def run_batches(sess, fetches, placeholder, rows, description):
 
 def encode_images(sess, net, images):
     """Returns Z (n, Z_n) of images (n, X_n)."""
-    return run_batches(sess, net.Z, net.X, images, "encoding")
+    return run_batches(sess, net, net.Z, images, "encoding")
 
 
-def reconstruction_score(G, X):
+def tutorial_score(G, X):
     """Returns half the squared error of 100 images, the tutorial's score, whatever the loss is.
     G, X: (n, X_n)"""
     squared_error = np.square(G - X).sum(dtype=np.float64)
     return ae.REPORTED_IMAGES * squared_error / 2 / len(X)
-
-
-def add_linear_Z(parser):
-    """Adds --Z_activation to a parser once more, with another default than the tutorial's."""
-    help = f"of Z: {' or '.join(ae.ACTIVATIONS)} (default: linear)"
-    parser.add_argument(
-        "--Z_activation", choices=ae.ACTIVATIONS, default="linear", metavar="NAME", help=help
-    )
 
 
 def add_seeds(parser):
@@ -160,7 +155,14 @@ def mean_sd(values, spec):
 
 def format_table(*rows):
     """Returns rows of cells as text, in columns."""
+
+    def width(text):  # on a terminal, on which a Japanese character is twice as wide as others
+        return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+
     rows = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ("  ".join(cell.rjust(n) for cell, n in zip(row, widths)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    widths = [max(map(width, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [" " * (n - width(cell)) + cell for cell, n in zip(row, widths)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

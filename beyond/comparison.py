@@ -1,5 +1,6 @@
 """Compares the kinds of autoencoder of beyond.kinds. See --help, and README.md for the columns."""
 
+import collections
 import dataclasses
 import sys
 import time
@@ -34,7 +35,6 @@ FORMATS = {
     "AUROC": ".3f",
     "worst": ".3f",
     "s/epoch": ".2f",
-    "-ELBO": ".2f",
 }
 
 
@@ -50,29 +50,23 @@ def train(sess, net, data):
     return np.median(np.diff(times)), loop is not ae.feed_loop
 
 
-def evaluate(sess, net, kind, data, abnormal):
+def evaluate(sess, net, data, abnormal):
     """Returns a trained network's row of the table without its time: {column: number}."""
     train, test = data.train, data.test
-    scores = variants.scores(sess, net, test.images)
     codes = common.encode_images(sess, net, train.images)
     test_codes = common.encode_images(sess, net, test.images)
     accuracy = pca.knn_accuracy(codes, test_codes, train.labels, test.labels)
     images, kinds = anomaly.joined(test.images, abnormal)
     by_score = anomaly.network_aurocs(sess, net, data, images, kinds)
     aurocs = [by_score[anomaly.SCORE, defect] for defect in abnormal]
-    found = {
+    return {
         "weights": sum(v.shape.num_elements() for v in net.variables if v.trainable),
-        "score": scores["clean"],
-        "noisy": scores["noisy"],
-        "masked": scores["masked"],
+        **variants.scores(sess, net, test.images),
         "vary": variants.varying_latents(test_codes),
         "accuracy": 100 * accuracy,
         "AUROC": np.mean(aurocs),
         "worst": min(aurocs),
     }
-    if kind == "variational":
-        found["-ELBO"] = sum(variants.evidence(sess, net, test.images))
-    return found
 
 
 def main(args):
@@ -90,26 +84,21 @@ def main(args):
     noisy = variants.damaged(X)["noisy"][firsts]
     pictures = {"X": X[firsts], "noisy": noisy}
     print(f"device: {ae.device()}")
-    results = {name: [] for name in ROWS}
-    labels = {}
+    results = collections.defaultdict(list)
     for seed in args.seeds:
         for name, (kind, changes) in ROWS.items():
             net = KINDS[kind](dataclasses.replace(base, seed=seed, **changes))
             with ae.start_session(net) as sess:
                 seconds, is_compiled = train(sess, net, data)
-                found = evaluate(sess, net, kind, data, abnormal) | {"s/epoch": seconds}
+                found = evaluate(sess, net, data, abnormal) | {"s/epoch": seconds}
                 pictures[name] = ae.run_images(sess, net, net.G, noisy)
-            results[name].append(found)
-            labels[name] = name if is_compiled else f"{name}*"
+            results[name if is_compiled else f"{name}*"].append(found)
             numbers = ", ".join(f"{k} {value:{FORMATS[k]}}" for k, value in found.items())
             print(f"seed {seed}, {name}: {numbers}", flush=True)
     table = [["kind", *FORMATS]]
     for name, of_seeds in results.items():
-        row = [labels[name]]
-        for column, spec in FORMATS.items():
-            values = [found[column] for found in of_seeds if column in found]
-            row.append(common.mean_sd(values, spec) if values else "")
-        table.append(row)
+        columns = {column: [found[column] for found in of_seeds] for column in FORMATS}
+        table.append([name, *(common.mean_sd(columns[c], spec) for c, spec in FORMATS.items())])
     print(common.format_table(*table))
     path = args.logdir / "kinds.png"
     ae.plot_images(pictures).savefig(path, dpi=100)
@@ -121,7 +110,6 @@ if __name__ == "__main__":
     parser = ae.Parser("python -m beyond.comparison", main.__doc__, example)
     parser.add_data_dir()
     parser.add_logdir("logs/comparison", "folder for kinds.png")
-    ae.add_hparams(parser)
-    common.add_linear_Z(parser)
+    ae.add_hparams(parser, Z_activation="linear")
     common.add_seeds(parser)
     sys.exit(ae.run_command(main, parser))

@@ -18,40 +18,27 @@ def export(sess, net, folder, detector, score=SCORE):
     of net. score: the name of the score by which detect decides.
 
     Weights stay variables: for constants, TensorFlow has other kernels, which round differently.
-    Raises AutoEncoderError if the graph has variables of TensorFlow 1's reference kind.
     """
-    outputs = [net.Z, net.G, detector.tensors[score]]
-    forward = ae.subgraph(outputs)
-    weights = ae.variables_of(outputs)
-    values = dict(zip(ae.variable_handles(weights), sess.run(weights)))
-    with tf.Graph().as_default():
-        # Initialized with zeros, because an initial value would be stored in the graph as well.
-        variables = {
-            name: tf.Variable(tf.zeros(value.shape, value.dtype), use_resource=True)
-            for name, value in values.items()
-        }
-        inputs = {name: variable.handle for name, variable in variables.items()}
-        names = [net.X.name, *(tensor.name for tensor in outputs)]
-        X, Z, G, score_tensor = tf.import_graph_def(forward, inputs, names, name="")
-        error = tf.reduce_sum((G - X) ** 2, axis=1) / 2
+    score_tensor = detector.tensors[score]
+    with net.X.graph.as_default():
+        error = tf.reduce_sum((net.G - net.X) ** 2, axis=1) / 2
         threshold = tf.constant(detector.thresholds[score])
         flag = tf.logical_not(score_tensor <= threshold)  # also if the image has a NaN
-        images = {"images": X}
+        images = {"images": net.X}
         detected = {"score": score_tensor, "flag": flag, "threshold": threshold}
         signature = tf.saved_model.predict_signature_def
         signatures = {
-            "encode": signature(images, {"Z": Z}),
-            "decode": signature({"Z": Z}, {"G": G}),
-            "reconstruct": signature(images, {"G": G, "error": error}),
+            "encode": signature(images, {"Z": net.Z}),
+            "decode": signature({"Z": net.Z}, {"G": net.G}),
+            "reconstruct": signature(images, {"G": net.G, "error": error}),
             "detect": signature(images, detected),
             tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature(images, detected),
         }
-        with tf.Session() as export_sess:
-            for name, variable in variables.items():
-                variable.load(values[name], export_sess)
-            builder = tf.saved_model.Builder(str(folder))
-            builder.add_meta_graph_and_variables(export_sess, [tf.saved_model.SERVING], signatures)
-            builder.save()
+        saver = tf.train.Saver(ae.variables_of([net.Z, net.G, score_tensor]))
+        builder = tf.saved_model.Builder(str(folder))
+        tags = [tf.saved_model.SERVING]
+        builder.add_meta_graph_and_variables(sess, tags, signatures, saver=saver)
+        builder.save()
 
 
 def main(args):

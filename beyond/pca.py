@@ -27,32 +27,25 @@ class Result(NamedTuple):
 def evaluate_pca(data, n):
     """Returns the Result of PCA with n components. data: DataSets with labels."""
     pca = fit_pca(data.train.images, n)
-    return evaluate_codes(pca.transform, lambda codes: decode_by_pca(pca, codes), data)
+    codes = pca.transform(data.train.images)
+    test_codes = pca.transform(data.test.images)
+    return result(codes, test_codes, reconstruct_by_pca(pca, data.test.images), data)
 
 
 def evaluate_network(sess, net, data):
     """Returns the Result of a trained network. data: DataSets with labels."""
-    return evaluate_codes(
-        lambda images: common.encode_images(sess, net, images),
-        lambda codes: common.run_batches(sess, net.G, net.Z, codes, "decoding"),
-        data,
-    )
+    codes = common.encode_images(sess, net, data.train.images)
+    test_codes = common.encode_images(sess, net, data.test.images)
+    G = common.run_batches(sess, net, net.G, data.test.images, "reconstructing")
+    return result(codes, test_codes, G, data)
 
 
-def evaluate_codes(encode, decode, data):
-    """Returns a Result.
-
-    encode: function of images (n, X_n) that returns codes (n, m); decode: the reverse.
-    data: DataSets with labels.
-    """
-    train, test = data.train, data.test
-    codes = encode(train.images)
-    test_codes = encode(test.images)
-    G = decode(test_codes)
-    score = common.reconstruction_score(G, test.images)
+def result(codes, test_codes, G, data):
+    """Returns a Result. codes: (n, m), of the training images; test_codes: (l, m); G: (l, X_n)"""
+    score = common.tutorial_score(G, data.test.images)
     live = np.count_nonzero(np.any(test_codes != 0, axis=0))
-    accuracy = knn_accuracy(codes, test_codes, train.labels, test.labels)
-    return Result(score, live, accuracy, G[ae.first_of_each(test.labels)])
+    accuracy = knn_accuracy(codes, test_codes, data.train.labels, data.test.labels)
+    return Result(score, live, accuracy, G[ae.first_of_each(data.test.labels)])
 
 
 def fit_pca(images, n):
@@ -66,19 +59,18 @@ def fit_pca(images, n):
     return PCA(n, random_state=0).fit(images)
 
 
-def decode_by_pca(pca, codes):
-    """codes: (n, components) -> images (n, X_n), clipped to [0, 1], in which the network's G is, too."""
-    return np.clip(pca.inverse_transform(codes), 0, 1)
+def reconstruct_by_pca(pca, images):
+    """images: (n, X_n) -> reconstructions (n, X_n), clipped to [0, 1], in which the network's G is, too."""
+    return np.clip(pca.inverse_transform(pca.transform(images)), 0, 1)
 
 
 def describe_baselines(data, n):
     """Returns the scores of the validation images by PCA with n components, and by the mean picture of the
-    training images as the reconstruction of each, as text; and the latter. data: DataSets"""
+    training images as the reconstruction of each, as text; and the mean picture's score. data: DataSets"""
     train, validation = data.train.images, data.validation.images
     pca = fit_pca(train, n)
-    by_pca = decode_by_pca(pca, pca.transform(validation))
-    pca_score = common.reconstruction_score(by_pca, validation)
-    mean_score = common.reconstruction_score(train.mean(axis=0), validation)
+    pca_score = common.tutorial_score(reconstruct_by_pca(pca, validation), validation)
+    mean_score = common.tutorial_score(train.mean(axis=0), validation)
     name = f"PCA with {pca.n_components_} components"
     return f"{name} {pca_score:.1f}, mean picture {mean_score:.1f}", mean_score
 

@@ -40,6 +40,7 @@ with contextlib.suppress(ImportError):
 MIN_PICTURES = 15  # of which 11 are for training, 1 is for validation and 3 are for test
 HIDDEN = (".", "@eaDir")  # starts of the names of what programs keep beside pictures
 DARK = 64  # of 255: a file of 16 bits that holds data of 12 or 14 is darker
+MAX_GROUP = 1 / 15  # of all pictures, as many as those for validation
 MASK_NAMES = ("_gt", "_mask")  # ends of names
 MASK_FOLDERS = {"ground_truth", "mask", "masks"}
 ALIKE = 0.3  # of the median distance of two pictures: those that are nearer are nearly alike
@@ -55,7 +56,7 @@ def read_pictures(path, size, invert=False, center=False, reference=None, with_m
 
     size, invert, center, reference: see read_picture; with_masks: see find_files.
     Returns bytes (n, size, size), and two lists of paths in the folder: of the pictures (n,), and of those
-    that cannot be read. Raises AutoEncoderError if there is no picture.
+    that cannot be read or prepared. Raises AutoEncoderError if there is no picture.
     """
     folder = path if path.is_dir() else path.parent
     images, files, unread, formats = [], [], [], collections.Counter()
@@ -79,7 +80,7 @@ def read_pictures(path, size, invert=False, center=False, reference=None, with_m
         if is_heif or suffix in Image.registered_extensions():
             unread += names
         hint = " without pip install pillow-heif" if is_heif else ""
-        found = f"{len(names)} files {suffix or 'without a suffix'}, such as {names[0]}"
+        found = f"files {suffix or 'without a suffix'} ({len(names)}), such as {names[0]}"
         left_out.append(f"left out: {found}: Pillow cannot open them{hint}")
     for line in left_out:
         print(line)
@@ -106,11 +107,11 @@ def find_files(path, with_masks=False):
         links = [name for name in shown if Path(parent, name).is_symlink()]
         files += [Path(parent, name) for name in links + shown_names]
     masks = [] if with_masks else [file for file in files if is_mask(file.relative_to(path))]
-    left_out = [f"skipped: {hidden} hidden files or folders"] if hidden else []
+    left_out = [f"skipped: hidden files or folders ({hidden})"] if hidden else []
     left_out += [f"left out: {Path(e.filename).relative_to(path)}: {e.strerror}" for e in errors]
     if masks:
         hint = "by their names or folders: --all reads them"
-        left_out.append(f"left out: {len(masks)} masks, {hint}")
+        left_out.append(f"left out: masks ({len(masks)}), {hint}")
     return sorted({*files} - {*masks}), left_out
 
 
@@ -137,7 +138,7 @@ def read_picture(path, size, invert=False, center=False, reference=None):
     ValueError if all pixels are the same, or if there is nothing to center or to align.
     """
     # A JPEG is decoded at a half, a quarter or an eighth of its size, if that is enough.
-    needed = (WORKING_SCALE if center else alignment.WORKING_SCALE) * size
+    needed = (CENTERING_SCALE if center else alignment.WORKING_SCALE) * size
     grey, format = read_grey(path, needed, invert)
     darkest, brightest = grey.getextrema()
     if darkest == brightest:
@@ -219,7 +220,7 @@ def to_grey(picture, background):
 
 # ---- Centering -----------------------------------------------------------------------------------
 
-WORKING_SCALE = 10  # center_ink works on an image of this many times the size
+CENTERING_SCALE = 10  # center_ink works on an image of this many times the size
 LINE_WIDTH = 0.125  # relative to the longer side of a digit: the median of MNIST's
 
 
@@ -235,7 +236,7 @@ def center_ink(grey, size):
     grey: Pillow image of mode L. Returns one of size x size pixels. Raises ValueError if there is no
     ink.
     """
-    large_size = WORKING_SCALE * size
+    large_size = CENTERING_SCALE * size
     large = fitted(grey, large_size)
     # A quarter of the image, which is wider than the line of a pen.
     top_hat = scipy.ndimage.white_tophat(np.asarray(large), size=large_size // 4)
@@ -283,7 +284,7 @@ def without_copies(images, files):
     _, firsts = np.unique(images, axis=0, return_index=True)
     kept = np.sort(firsts)
     if len(kept) < len(images):
-        print(f"left out: {len(images) - len(kept)} copies of other pictures")
+        print(f"left out: copies of other pictures ({len(images) - len(kept)})")
     return images[kept], [files[i] for i in kept]
 
 
@@ -309,8 +310,8 @@ def nearly_alike(images):
     distances = pairwise_distances(as_images(images))
     is_near = distances < ALIKE * np.median(distances)
     _, groups = scipy.sparse.csgraph.connected_components(is_near)
-    # A group must not fill the validation images, a fifteenth of all.
-    is_large = np.bincount(groups)[groups] > n / MIN_PICTURES
+    # A group must not fill the validation images.
+    is_large = np.bincount(groups)[groups] > MAX_GROUP * n
     groups = np.where(is_large, n + np.arange(n), groups)
     _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if counts.max() > 1:
@@ -375,7 +376,8 @@ def main(args):
         print(format_table(["label", "class", "pictures"], *table))
         print("the training takes all of them. For screening, all have to be normal")
     print(f"{len(train)} training and {len(test)} test images: {args.output}; preview: {preview}")
-    epochs = max(10, 1000 // (1 + len(train) // 50))  # 1,000 minibatches of 50
+    batches = 1 + len(train) // ae.RECIPES["tuned"].batch_size
+    epochs = max(10, 1000 // batches)
     logdir = shlex.quote(f"logs/{args.output.stem}-run")
     paths = f"--data_dir {shlex.quote(str(args.output))} --logdir {logdir}"
     print(f"train: python autoencoder.py --recipe tuned --epoch_n {epochs} {paths}")

@@ -35,8 +35,7 @@ def read_images(path, data_path, X_n, invert, center, with_masks):
     """
     options = {"invert": invert, "center": center}
     if path.suffix == ".npy":
-        if any(options.values()):
-            raise ae.AutoEncoderError("--invert and --center are for pictures, not for an array")
+        ae.require(not (invert or center), "--invert and --center are for pictures, not arrays")
         try:
             array = np.load(path)
         except Exception as e:  # NumPy raises a dozen kinds for damaged files
@@ -69,7 +68,7 @@ def plot_screened(sess, net, images, detector, titles):
     what is usual for the pixel in training images, and by the maximum of the image. detector:
     anomaly.Detector; titles: (n,), text. Returns a Figure."""
     G = sess.run(net.G, {net.X: images})
-    D = abs(G - images) / np.sqrt(detector.variance)
+    D = abs(G - images) / np.sqrt(detector.usual)
     D /= D.max(axis=1, keepdims=True) + 1e-9
     figure = ae.plot_images({"X": images, "G": G, "|G − X|": D}, cmap="gray")
     for axes, title in zip(figure.axes, titles):
@@ -83,8 +82,8 @@ def print_fit(sess, net, data):
     validation = data.validation.images
     scores = []
     for images in (data.train.images[: len(validation)], validation):
-        G = common.run_batches(sess, net.G, net.X, images, "reconstructing")
-        scores.append(common.reconstruction_score(G, images))
+        G = common.run_batches(sess, net, net.G, images, "reconstructing")
+        scores.append(common.tutorial_score(G, images))
     train_score, score = scores
     baselines, mean_score = describe_baselines(data, net.hp.Z_n)
     print(f"validation score: network {score:.1f}, {baselines}")
@@ -160,7 +159,7 @@ def write_files(folder, texts, unread, figure):
 
 
 def print_folders(names, scores, flags_by, score):
-    """Prints what the pictures in each subfolder have, and how well each score finds those outside the
+    """Prints how many pictures in each subfolder are flagged, and how well each score finds those outside the
     normal folders. If there are not both, prints how many pictures each score flags.
 
     names: of the pictures (n,); scores, flags_by: {name of a score: (n,)}; score: the deciding one.
@@ -181,10 +180,7 @@ def print_folders(names, scores, flags_by, score):
     else:
         rows = [(name, by.sum(), (by & flags).sum()) for name, by in flags_by.items()]
         print(common.format_table(("score", "flagged", f"by {score}, too"), *rows))
-        print("scores that flag the same pictures agree. Those that do not may be right as well:")
-        print(
-            f"to know how well each finds them, screen subfolders: {NORMAL_FOLDERS[0]}, and others"
-        )
+        print("how well does each find the abnormal ones? Screen subfolders: good, and others")
     return is_normal
 
 

@@ -92,10 +92,9 @@ def open_study(data, logdir, base, space):
     # Through JSON, as the journal: tuples become lists.
     settings = json.loads(json.dumps(dataclasses.asdict(base) | searched | images))
     earlier = study.user_attrs.get("settings", settings)
-    if earlier != settings:
-        changed = [name for name in earlier | settings if earlier.get(name) != settings.get(name)]
-        names = ", ".join(changed)
-        raise ae.AutoEncoderError(f"{logdir} has a search with other {names}: use another logdir")
+    changed = [name for name in earlier | settings if earlier.get(name) != settings.get(name)]
+    found = f"{logdir} has a search with other {', '.join(changed)}"
+    ae.require(not changed, f"{found}: use another logdir")
     study.set_user_attr("settings", settings)
     return study
 

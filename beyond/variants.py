@@ -29,12 +29,12 @@ def damaged(images):
 
 def scores(sess, net, images):
     """Reconstructs images (n, X_n), and also noisy and masked ones. Returns the scores of G against the
-    images themselves: {"clean", "noisy" or "masked": score}."""
+    images themselves: {"score", "noisy" or "masked": score}."""
     found = {}
-    inputs = {"clean": images} | damaged(images)
+    inputs = {"score": images} | damaged(images)
     for name, given in inputs.items():
-        G = common.run_batches(sess, net.G, net.X, given, "evaluating")
-        found[name] = common.reconstruction_score(G, images)
+        G = common.run_batches(sess, net, net.G, given, "evaluating")
+        found[name] = common.tutorial_score(G, images)
     return found
 
 
@@ -135,10 +135,10 @@ def plot_plane(sess, net, test, n=15):
 
 def evaluate(sess, net, kind, test):
     """Prints what a network can do. test: DataSet"""
-    clean, noisy, masked = scores(sess, net, test.images).values()
+    score, noisy, masked = scores(sess, net, test.images).values()
     varying = varying_latents(common.encode_images(sess, net, test.images))
     of_damaged = f"of noisy images {noisy:.1f}, of masked images {masked:.1f}"
-    print(f"{kind}: score {clean:.1f}, {of_damaged}; {varying} of {net.hp.Z_n} latents vary")
+    print(f"{kind}: score {score:.1f}, {of_damaged}; {varying} of {net.hp.Z_n} latents vary")
     if kind == "variational":
         cross_entropy, divergence = evidence(sess, net, test.images)
         total = cross_entropy + divergence
@@ -195,8 +195,7 @@ if __name__ == "__main__":
     parser.add_data_dir()
     help = "folder of the run (default: logs/KIND)"
     parser.add_argument("--logdir", type=ae.user_path, metavar="FOLDER", help=help)
-    ae.add_hparams(parser)
-    common.add_linear_Z(parser)
+    ae.add_hparams(parser, Z_activation="linear")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.usage = "%(prog)s KIND [options]"
     sys.exit(ae.run_command(main, parser, hint="; --resume continues after the last whole epoch"))

@@ -137,7 +137,7 @@ def locate(folder, logdir):
                     read_grey(folder / "masks" / defect / path.name, needed, False)[0], needed
                 )
                 X = np.float32(alignment.align(picture, reference).reshape(1, -1) / 255)
-                D = abs(sess.run(net.G, {net.X: X}) - X) / np.sqrt(detector.variance)
+                D = abs(sess.run(net.G, {net.X: X}) - X) / np.sqrt(detector.usual)
                 pose = alignment.aligned_pose(picture, reference)
                 is_defect = alignment.placed(mask, pose._replace(background=0), size) > 0
                 found.append(binary_dilation(is_defect, np.ones((3, 3))).ravel()[D.argmax()])

@@ -147,10 +147,10 @@ def test_what_is_skipped_left_out_or_read_in_part_is_named(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert err == ""
     left_out = set(re.findall(r"^left out: (.+?): .+$", out, re.MULTILINE))
-    others = {"2 files .txt, such as b/1.txt", "1 files without a suffix, such as b/notes"}
-    others |= {"1 files .heic, such as photograph.HEIC", "11 masks, by their names or folders"}
+    others = {"files .txt (2), such as b/1.txt", "files without a suffix (1), such as b/notes"}
+    others |= {"files .heic (1), such as photograph.HEIC", "masks (11), by their names or folders"}
     assert left_out == others | {"pipe.png", "cut.jpg", "b/grey.png"}
-    assert "skipped: 4 hidden" in out and "left out: 1 copies of other pictures\n" in out
+    assert "files or folders (4)\n" in out and "left out: copies of other pictures (1)\n" in out
     formats = (
         "21 PNG; 1 PNG: dark, less than 64 of 255; 1 PNG: transparent everywhere, which is ignored"
     )
@@ -212,7 +212,7 @@ def test_aligned_pictures_show_the_object_alike(tmp_path, capfd):
     save_part(tmp_path / "parts" / "0_mask.png")
     output = tmp_path / "parts.npz"
     assert typed(tmp_path / "parts", output, "--size", 32, "--align", module="pictures") == 0
-    assert capfd.readouterr().out.count("1 masks") == 1
+    assert capfd.readouterr().out.count("masks (1)") == 1
     data = ae.read_data_sets(output)
     images = np.concatenate([data.train.images, data.validation.images, data.test.images])
     assert images.std(axis=0).max() < 0.08 and images.mean(axis=0).max() > 0.7
