@@ -751,6 +751,8 @@ def check_before_training(sess, net, data, logdir, resume):
     require(not X.graph.finalized, "the graph is finalized: use tf.Session, not a MonitoredSession")
     is_valid = X.op.type.startswith("Placeholder") and X.dtype.is_floating
     require(is_valid, f"X must be a placeholder of floats, not {X.name}, {X.dtype.name}")
+    is_valid = X.shape.is_compatible_with([None, hp.X_n])
+    require(is_valid, f"X must be (batch, {hp.X_n}), not {X.shape}: use tf.reshape after it")
     for fetch in tf.nest.flatten(net.opt):
         is_valid = isinstance(getattr(fetch, "op", fetch), tf.Operation)
         require(is_valid, f"opt must be what minimize returns, not {fetch}")
@@ -765,16 +767,26 @@ def check_before_training(sess, net, data, logdir, resume):
         is_valid = tf.is_tensor(key) and key.op.type == "PlaceholderWithDefault"
         name = getattr(key, "name", key)
         require(is_valid, f"{name} in training_feed must be a tf.placeholder_with_default")
+    with X.graph.as_default(), tf.name_scope("check/"):
+        names = sess.run(tf.report_uninitialized_variables(net.variables))
+    hint = "make init after opt, and for local variables by tf.local_variables_initializer()"
+    require(not names.size, f"init does not initialize {b', '.join(names[:3]).decode()}: {hint}")
     for name, part in (("training", data.train), ("validation", data.validation)):
         shape, dtype = part.images.shape, part.images.dtype
         require(shape[1:] == (hp.X_n,), f"X_n is {hp.X_n}, but the {name} images are {shape}")
         require(dtype.kind == "f", f"{name} images must be floats from 0 to 1, not {dtype}")
         require(shape[0] > 0, f"there are no {name} images")
-        check_last_minibatch(sess, net, part.images)
+        loss = check_last_minibatch(sess, net, part.images)
+        hint = "is there a log or a division of 0?"
+        require(math.isfinite(loss), f"loss ({net.loss.name}) is {loss} before training: {hint}")
     has_train_n = hp.schedule == "constant" or hp.train_n == n
     require(has_train_n, f"the schedule needs train_n: it is {hp.train_n}, not {n}")
     require(logdir or not resume, "resume needs the logdir of the run")
     check_checkpoint_path(logdir)
+    try:
+        sess.run(own_summaries(net), {X: data.validation.images[: hp.batch_size]})
+    except tf.errors.OpError as e:
+        raise AutoEncoderError(f"a tf.summary cannot be run: {first_line(e)}") from e
 
 
 def check_checkpoint_path(path):
@@ -784,7 +796,8 @@ def check_checkpoint_path(path):
 
 
 def check_last_minibatch(sess, net, images):
-    """Raises AutoEncoderError if the last minibatch of images cannot be run, or has other shapes."""
+    """Returns the loss of the last minibatch of images. Raises AutoEncoderError if it cannot be run, or has
+    other shapes."""
     last = images[-(len(images) % net.hp.batch_size or net.hp.batch_size) :]
     try:
         loss, Z, G = sess.run([net.loss, net.Z, net.G], {net.X: last})
@@ -795,6 +808,7 @@ def check_last_minibatch(sess, net, images):
     is_valid = np.ndim(Z) == 2 and len(Z) == len(last)
     require(is_valid, f"Z ({net.Z.name}) must be (batch, n), not {np.shape(Z)}")
     require(np.shape(G) == last.shape, f"G ({net.G.name}) must be {last.shape}, not {np.shape(G)}")
+    return loss
 
 
 # ---- Compiled loop -------------------------------------------------------------------------------
@@ -821,10 +835,13 @@ def compile_loop(sess, net, show=print_line):
         # The final / enters the same scope also the second time, instead of compiled_1.
         with net.X.graph.as_default(), tf.name_scope("compiled/"):
             images_ph, steps_ph, feed_phs, loss_sum = _loop_graph(net)
+        show("compiling", is_progress=True)
         # XLA compiles in the first call, or fails.
         call(np.zeros((steps_per_call * batch_size, net.hp.X_n), np.float32), steps=0)
     except Exception as e:  # TensorFlow raises many kinds
-        show(f"training with feed_loop, without XLA: {first_line(e):.200}")
+        # XLA puts the name of an operation that it does not have into several lines of its own.
+        reason = re.sub(r" when trying to compile .*_JIT: (\w+).*", r": \1", first_line(e))
+        show(f"training with feed_loop, without XLA: {reason:.200}")
         return feed_loop
 
     def compiled_loop(_sess, _net, images, epoch, show=print_line):
@@ -905,6 +922,7 @@ def subgraph(fetches, fed):
     nodes = [node for node in graph_def.node if node.name in names]
     for node in nodes:
         node.attr.pop("_class", None)  # it may name operations that are not in this part
+        node.attr.pop("_lower_using_switch_merge", None)  # XLA compiles tf.cond only without it
     return tf.GraphDef(node=nodes, versions=graph_def.versions, library=graph_def.library)
 
 
@@ -1080,7 +1098,7 @@ def images_checksum(data):
 # operations. Those that it has are written as well.
 # One tag, so that the curves of `train` and `validation` overlay; not that of a graph's own summary.
 LOSS_TAG = f"loss of {REPORTED_IMAGES} images"
-HIDDEN_SCOPES = re.compile(r"(compiled|save)(_\d+)?/")  # left out of the Graphs tab
+HIDDEN_SCOPES = re.compile(r"(check|compiled|save)(_\d+)?/")  # left out of the Graphs tab
 
 
 def open_writers(net, data, logdir, epochs):

@@ -40,7 +40,7 @@ FORMATS = {
 
 def train(sess, net, data):
     """Trains with a bar. Returns the median of the seconds of an epoch, and whether XLA compiled it."""
-    loop = ae.compile_loop(sess, net, show=lambda text: None)
+    loop = ae.compile_loop(sess, net, show=lambda *args, **kwargs: None)
     times = [time.perf_counter()]
 
     def take_time(epoch):

@@ -90,6 +90,16 @@ def encode_with_convolution(X, hp):
     return ae.encode(tf.reshape(images, [-1, 16]), hp)
 
 
+def encode_with_moving_mean(X, hp):
+    """As batch normalization by hand: another mean in training, where it is also updated."""
+    is_training = tf.placeholder_with_default(False, [], "is_training")
+    moving = tf.Variable(tf.zeros([16]), trainable=False)
+    batch_mean = tf.reduce_mean(X, axis=0)
+    update = moving.assign
+    mean = tf.cond(is_training, lambda: update(0.9 * moving + 0.1 * batch_mean), moving.read_value)
+    return ae.encode(X - mean, hp)
+
+
 CHANGED = {"encode": encode_with_layer, "minimize": rmsprop_with_decay}
 SMALL_BATCHES = dataclasses.replace(HP, batch_size=1, schedule="cosine", seed=1)
 
@@ -97,7 +107,13 @@ SMALL_BATCHES = dataclasses.replace(HP, batch_size=1, schedule="cosine", seed=1)
 # 210 steps are three calls of 55 and a shorter one.
 @pytest.mark.parametrize(
     "changes",
-    [{"hp": SMALL_BATCHES}, CHANGED, {"loss": noise}, {"encode": encode_with_convolution}],
+    [
+        {"hp": SMALL_BATCHES},
+        CHANGED,
+        {"loss": noise},
+        {"encode": encode_with_convolution},
+        {"encode": encode_with_moving_mean, "training_feed": {"is_training:0": True}},
+    ],
 )
 def test_both_loops_train_what_was_built(changes, monkeypatch, capsys):
     monkeypatch.setattr(

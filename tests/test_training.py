@@ -54,6 +54,11 @@ def test_weight_decay_shrinks_the_weights_after_adams_step():
         np.testing.assert_allclose(decayed[name], expected, rtol=1e-6)
 
 
+def loss_with_summary_of_vector(G, X):
+    tf.summary.scalar("errors", tf.reduce_sum(tf.square(G - X), axis=1))
+    return ae.l2_loss(G, X)
+
+
 def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
     run = tmp_path / "run"
     train(build(), run)
@@ -66,9 +71,14 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
         targets = tf.placeholder(tf.float32, [None, 16], "targets")
         share = tf.placeholder(tf.float32, [], "share")
         of_bytes = tf.placeholder(tf.uint8, [None, 16])
+        images = tf.placeholder(tf.float32, [None, 4, 4, 1])
+        early = tf.variables_initializer(tf.trainable_variables())
         changes = (
             ({"X": of_bytes}, "X must be a placeholder of floats, not .* uint8"),
             ({"X": 2 * X}, "X must be a placeholder of floats, not mul"),
+            ({"X": images}, r"X must be \(batch, 16\), not \(None, 4, 4, 1\): use tf.reshape"),
+            ({"init": early}, "init does not initialize training/beta1_power, .*: make init after"),
+            ({"loss": L / (0 * L)}, r"loss \(.*\) is inf before training"),
             ({"X": targets}, "loss does not depend on X, targets:0"),
             ({"loss": ae.l2_loss(G, targets)}, "loss needs the placeholder targets, .*targets = X"),
             ({"Z": Z * share}, "Z needs the placeholder share, .*placeholder_with_default"),
@@ -90,12 +100,14 @@ def test_what_cannot_be_trained_leaves_the_earlier_run(tmp_path):
             ),
         )
     cases = [(net._replace(**change), DATA, run, words) for change, words in changes]
+    summary = build(loss=loss_with_summary_of_vector)
     linear = build(dataclasses.replace(HP, schedule="linear", train_n=55000))
     images = ae.DataSet((255 * IMAGES).astype(np.uint8))
     high = ae.DataSet(IMAGES.reshape(-1, 4, 4, 1))
     none = DATA.validation.subset(slice(0))
     cases += (
         (final, DATA, run, "the graph is finalized"),
+        (summary, DATA, run, r"a tf.summary cannot be run: tags and values are not the same shape"),
         (net, dataclasses.replace(DATA, train=high), run, r"X_n is 16, .* \(210, 4, 4, 1\)"),
         (net, dataclasses.replace(DATA, train=images), run, "floats from 0 to 1, not uint8"),
         (net, dataclasses.replace(DATA, validation=none), run, "there are no validation images"),
