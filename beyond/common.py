@@ -24,7 +24,7 @@ warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
 
 def open_network(logdir):
     """Returns the network that was trained in logdir, its ae.Run, and its kind, as in kinds.KINDS.
-    Raises AutoEncoderError if there is no network, or if it is of another graph."""
+    Raises AutoEncoderError if there is no network, or if its graph is none of these."""
     run = ae.read_run(logdir)
     ae.require(run, f"{logdir} has no trained network: see python autoencoder.py")
     for kind, make in KINDS.items():

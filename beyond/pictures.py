@@ -84,7 +84,7 @@ def read_pictures(path, size, invert=False, center=False, reference=None, with_m
         left_out.append(f"left out: {found}: Pillow cannot open them{hint}")
     for line in left_out:
         print(line)
-    ae.require(images, f"{path} has no picture that can be read")
+    ae.require(images, f"{path} has no picture that can be used")
     by_format = "; ".join(f"{n} {format}" for format, n in formats.most_common())
     print(f"pictures: {len(images)} ({by_format})")
     return np.stack(images), files, unread

@@ -59,7 +59,7 @@ def read_images(path, data_path, X_n, invert, center, with_masks):
 
 
 def as_text(file):
-    """Returns a path as text. It may have bytes that are no characters."""
+    """Returns a path as text. A name may have bytes that are no characters."""
     return str(file).encode(errors="backslashreplace").decode()
 
 
@@ -138,7 +138,7 @@ def title(name, score, mark):
     return "\n".join([*parts[-2:], f"{score:.1f}{mark}"])
 
 
-def chance(k, n):
+def expected_share(k, n):
     """Returns the share of new normal images that exceed the (k + 1)th highest of n, as text: the interval
     from the 5th to the 95th percentile of its distribution, whatever that of the scores is."""
     low, high = scipy.stats.beta.ppf([0.05, 0.95], k + 1, n - k)
@@ -220,7 +220,9 @@ def main(args):
     above = f"{args.score} above {detector.thresholds[args.score]:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
     print(f"which {k} of {n} validation images of {data.path} may exceed. So, of new normal")
-    print(f"pictures, {chance(k, n)} are flagged, with a probability of 90%, if the validation")
+    print(
+        f"pictures, {expected_share(k, n)} are flagged, with a probability of 90%, if the validation"
+    )
     print("images differ from each other as the new ones do")
     if unread:
         print(f"not scored: {len(unread)}, named in scores.csv: look at them, too")

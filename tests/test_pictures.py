@@ -379,10 +379,12 @@ def test_bad_input_is_refused(classes, logdir, tmp_path, capfd):
     save_squares(mixed, 1)
     save_squares(mixed / "sub", 14, paper=50)
     (tmp_path / "old.npz").touch()
+    (tmp_path / "empty").mkdir()
     np.save(tmp_path / "large.npy", np.zeros((3, 5, 5), np.uint8))
     cases = [
         ("pictures", [classes[0], tmp_path / "old.npz"], "old.npz exists already"),
         ("pictures", [mixed / "sub", tmp_path / "new.npz"], "needs at least 15"),
+        ("pictures", [tmp_path / "empty", tmp_path / "new.npz"], "no picture that can be used"),
         ("screen", [tmp_path / "large.npy", "--logdir", logdir], "25 pixels, not 64"),
         ("screen", [mixed, "--logdir", tmp_path / "none"], "no trained network"),
         ("screen", [mixed / "x", "--logdir", logdir, "--output", tmp_path / "o"], "does not exist"),
