@@ -783,10 +783,6 @@ def check_before_training(sess, net, data, logdir, resume):
     require(has_train_n, f"the schedule needs train_n: it is {hp.train_n}, not {n}")
     require(logdir or not resume, "resume needs the logdir of the run")
     check_checkpoint_path(logdir)
-    try:
-        sess.run(own_summaries(net), {X: data.validation.images[: hp.batch_size]})
-    except tf.errors.OpError as e:
-        raise AutoEncoderError(f"a tf.summary cannot be run: {first_line(e)}") from e
 
 
 def check_checkpoint_path(path):
@@ -949,6 +945,12 @@ def recorder(sess, net, data, logdir, epochs, show=print_line):
     if not logdir:
         yield lambda history, Z: None
         return
+    weights = {v.op.name: v for v in net.variables if v.trainable}
+    fetches = {"weights": weights, "own": own_summaries(net)}
+    try:  # now, rather than after an epoch
+        sess.run(fetches["own"], {net.X: data.validation.images[: net.hp.batch_size]})
+    except tf.errors.OpError as e:
+        raise AutoEncoderError(f"a tf.summary cannot be run: {first_line(e)}") from e
     folder = Path(logdir, "checkpoints")
     folder.mkdir(parents=True, exist_ok=True)
     run_info = fingerprint(net, data) | {"data_dir": str(data.path) if data.path else None}
@@ -956,8 +958,6 @@ def recorder(sess, net, data, logdir, epochs, show=print_line):
         saver = tf.train.Saver(net.variables, max_to_keep=1, save_relative_paths=True)
     if epochs:  # the next checkpoint replaces the one that was restored
         saver.recover_last_checkpoints([str(folder / f"epoch-{epochs}")])
-    weights = {v.op.name: v for v in net.variables if v.trainable}
-    fetches = {"weights": weights, "own": own_summaries(net)}
     writers = {}
 
     def record(history, Z):

@@ -97,8 +97,10 @@ def main(args):
             print(f"seed {seed}, {name}: {numbers}", flush=True)
     table = [["kind", *FORMATS]]
     for name, of_seeds in results.items():
-        columns = {column: [found[column] for found in of_seeds] for column in FORMATS}
-        table.append([name, *(common.mean_sd(columns[c], spec) for c, spec in FORMATS.items())])
+        row = [name]
+        for column, spec in FORMATS.items():
+            row.append(common.mean_sd([found[column] for found in of_seeds], spec))
+        table.append(row)
     print(common.format_table(*table))
     path = args.logdir / "kinds.png"
     ae.plot_images(pictures).savefig(path, dpi=100)

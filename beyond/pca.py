@@ -35,9 +35,9 @@ def evaluate_pca(data, n):
 def evaluate_network(sess, net, data):
     """Returns the Result of a trained network. data: DataSets with labels."""
     codes = common.encode_images(sess, net, data.train.images)
-    test_codes = common.encode_images(sess, net, data.test.images)
-    G = common.run_batches(sess, net, net.G, data.test.images, "reconstructing")
-    return result(codes, test_codes, G, data)
+    fetches = {"Z": net.Z, "G": net.G}
+    found = common.run_batches(sess, net, fetches, data.test.images, "reconstructing")
+    return result(codes, found["Z"], found["G"], data)
 
 
 def result(codes, test_codes, G, data):

@@ -217,12 +217,11 @@ def main(args):
         print_difference(images[should_be_normal], data.validation.images)
     n = data.validation.num_examples
     k = n - math.ceil(n * (1 - args.rate))  # as np.quantile counts
+    share = expected_share(k, n)
     above = f"{args.score} above {detector.thresholds[args.score]:.4g}"
     print(f"flagged: {flags.sum()} of {len(flags)}, by {above},")
     print(f"which {k} of {n} validation images of {data.path} may exceed. So, of new normal")
-    print(
-        f"pictures, {expected_share(k, n)} are flagged, with a probability of 90%, if the validation"
-    )
+    print(f"pictures, {share} are flagged, with a probability of 90%, if the validation")
     print("images differ from each other as the new ones do")
     if unread:
         print(f"not scored: {len(unread)}, named in scores.csv: look at them, too")

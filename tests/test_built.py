@@ -101,24 +101,18 @@ def encode_with_moving_mean(X, hp):
 
 
 CHANGED = {"encode": encode_with_layer, "minimize": rmsprop_with_decay}
+MOVING = {"encode": encode_with_moving_mean, "training_feed": {"is_training:0": True}}
 SMALL_BATCHES = dataclasses.replace(HP, batch_size=1, schedule="cosine", seed=1)
 
 
 # 210 steps are three calls of 55 and a shorter one.
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"hp": SMALL_BATCHES},
-        CHANGED,
-        {"loss": noise},
-        {"encode": encode_with_convolution},
-        {"encode": encode_with_moving_mean, "training_feed": {"is_training:0": True}},
-    ],
+    [{"hp": SMALL_BATCHES}, CHANGED, MOVING, {"loss": noise}, {"encode": encode_with_convolution}],
 )
 def test_both_loops_train_what_was_built(changes, monkeypatch, capsys):
-    monkeypatch.setattr(
-        tf.config, "list_physical_devices", lambda kind: ["GPU"]
-    )  # for convolutions
+    # for convolutions
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU"])
     net = build(**changes)
     fed = train(net)
     check(train(net, loop=None), fed, rtol=1e-5, atol=1e-5)

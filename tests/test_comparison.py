@@ -19,7 +19,7 @@ def test_the_row_of_a_plain_network(small_dir, small_hp, tmp_path, monkeypatch, 
     lines = capsys.readouterr().out.splitlines()
     table = {name: row for name, *row in (re.split("  +", line.strip()) for line in lines)}
     columns = table["kind"]
-    assert len(table["variational*"]) == len(columns)
+    assert len(table["variational*"]) == len(columns) == len(table["plain*"])
     found = dict(zip(columns, table["plain*"]))
     data = ae.read_data_sets(small_dir)
     hp = dataclasses.replace(small_hp, Z_activation="linear", init="he", seed=1)
